@@ -1,0 +1,203 @@
+"""How a configuration is declared, edited and validated. Owns no field of its own.
+
+A configuration is a tree of frozen dataclasses whose leaves are declared with `option`:
+
+    @dataclasses.dataclass(frozen=True)
+    class LoraSection(Section):
+        rank: int = option(8, "Width of the adapter's bottleneck.", low=1, high=1024)
+
+`Config.create_default()` gives the mutable, key-locked ConfigDict that cards and users edit;
+`Config.from_config_dict()` gives back the frozen, validated dataclass that code reads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Self
+
+import ml_collections
+
+from coderllm_jax.errors import ConfigError
+
+Scalar = bool | int | float | str
+
+
+class OptionInfo(typing.NamedTuple):
+    """What is known about one leaf: shown by --help, enforced by validation."""
+
+    path: str
+    type: type
+    default: Any
+    help: str
+    low: float | None
+    high: float | None
+    choices: tuple[Scalar, ...] | None
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[Scalar, ...] | None = None,
+) -> Any:
+    """Declares one field: its default, a sentence, and the values it accepts (bounds inclusive)."""
+    return dataclasses.field(
+        default=default, metadata={"help": help, "low": low, "high": high, "choices": choices}
+    )
+
+
+def section(cls: type[Section]) -> Any:
+    """Declares a nested section with its own defaults."""
+    return dataclasses.field(default_factory=cls)
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A node of the tree. Subclasses add fields and, where fields depend on each other, `check`."""
+
+    def check(self) -> None:
+        """Raises ConfigError where fields of this section contradict each other."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Section):
+    """The root of a configuration."""
+
+    title: ClassVar[str] = ""
+
+    @classmethod
+    def create_default(cls) -> ml_collections.ConfigDict:
+        """The defaults as a mutable ConfigDict: values may change, keys and types may not."""
+        return _to_config_dict(cls())
+
+    @classmethod
+    def from_config_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Freezes and validates; raises ConfigError naming the field, its value and the remedy."""
+        if isinstance(values, cls):
+            return values
+        config = _build(cls, values, prefix="")
+        _check_tree(config)
+        return config
+
+    @classmethod
+    def options(cls) -> Iterator[OptionInfo]:
+        """Every leaf in declaration order, for --help and for the documentation test."""
+        yield from _options(cls, prefix="")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dictionaries, lists and scalars: what `config.json` holds."""
+        return _plain(self)
+
+
+def describe(cls: type[Config]) -> str:
+    """The configuration as text, a line an option: `--config.lora.rank=8  Width of ...`."""
+    lines = []
+    for info in cls.options():
+        default = list(info.default) if isinstance(info.default, tuple) else info.default
+        limits = ""
+        if info.choices:
+            limits = f" One of: {', '.join(map(str, info.choices))}."
+        elif info.low is not None or info.high is not None:
+            low = "-inf" if info.low is None else f"{info.low:g}"
+            high = "inf" if info.high is None else f"{info.high:g}"
+            limits = f" In [{low}, {high}]."
+        lines.append(f"  --config.{info.path}={default!r}\n      {info.help}{limits}")
+    return "\n".join(lines)
+
+
+def _options(cls: type, prefix: str) -> Iterator[OptionInfo]:
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        kind = hints[field.name]
+        if dataclasses.is_dataclass(kind):
+            yield from _options(typing.cast(type, kind), f"{prefix}{field.name}.")
+        else:
+            yield OptionInfo(f"{prefix}{field.name}", kind, field.default, **field.metadata)
+
+
+def _to_config_dict(node: Section) -> ml_collections.ConfigDict:
+    values = {}
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        values[field.name] = _to_config_dict(value) if isinstance(value, Section) else value
+    # convert_dict off: a plain mapping stays what its field declares it to be.
+    return ml_collections.ConfigDict(values, convert_dict=False).lock()
+
+
+def _plain(node: Section) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        if isinstance(value, Section):
+            plain[field.name] = _plain(value)
+        else:
+            plain[field.name] = list(value) if isinstance(value, tuple) else value
+    return plain
+
+
+def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key in values:
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"; did you mean '{prefix}{near[0]}'?" if near else ""
+            raise ConfigError(f"unknown configuration key '{prefix}{key}'{hint}")
+    built = {}
+    for name, field in fields.items():
+        if name not in values:
+            continue
+        value, kind, path = values[name], hints[name], f"{prefix}{name}"
+        if dataclasses.is_dataclass(kind):
+            if not isinstance(value, Mapping | ml_collections.ConfigDict):
+                raise ConfigError(f"{path} is {value!r}; expected a section with its own keys")
+            built[name] = _build(typing.cast(type, kind), value, f"{path}.")
+        else:
+            built[name] = _coerce(value, kind, path)
+            _check_range(built[name], path, **field.metadata)
+    return cls(**built)
+
+
+def _coerce(value: Any, kind: Any, path: str) -> Any:
+    """The value as its declared type; widens int to float and list to tuple, and nothing else."""
+    if typing.get_origin(kind) is tuple:
+        (element, _) = typing.get_args(kind)
+        if isinstance(value, str) or not isinstance(value, list | tuple):
+            raise ConfigError(f"{path} is {value!r}; expected a list of {element.__name__}")
+        return tuple(_coerce(item, element, f"{path}[{i}]") for i, item in enumerate(value))
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise ConfigError(
+            f"{path} is {value!r} ({type(value).__name__}); expected {kind.__name__}"
+        )
+    return value
+
+
+def _check_range(value: Any, path: str, *, help: str, low: Any, high: Any, choices: Any) -> None:
+    del help
+    if choices is not None:
+        for item in value if isinstance(value, tuple) else (value,):
+            if item not in choices:
+                near = difflib.get_close_matches(str(item), map(str, choices), n=1)
+                hint = f"; did you mean '{near[0]}'?" if near else ""
+                raise ConfigError(
+                    f"{path} is {item!r}; expected one of {', '.join(map(str, choices))}{hint}"
+                )
+    if low is not None and not value >= low:
+        raise ConfigError(f"{path} is {value!r}; expected at least {low}")
+    if high is not None and not value <= high:
+        raise ConfigError(f"{path} is {value!r}; expected at most {high}")
+
+
+def _check_tree(node: Section) -> None:
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        if isinstance(value, Section):
+            _check_tree(value)
+    node.check()

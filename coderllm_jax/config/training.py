@@ -1,0 +1,205 @@
+"""Every field of a training run. This file is itself a card: `--config` may name it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+from coderllm_jax.config.schema import Config, Section, option, section
+from coderllm_jax.errors import ConfigError
+
+LORA_TARGETS = (
+    "query",
+    "key",
+    "value",
+    "attention_output",
+    "ffw_gating",
+    "ffw_gating_2",
+    "ffw_linear",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSection(Section):
+    cache_dir: str = option(
+        "~/.cache/coderllm_jax", "Where converted weights are kept (private, 0700)."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSection(Section):
+    path: str = option(
+        "",
+        "Training rows: a file or folder of JSONL, Parquet or ArrayRecord, or tfds://name. "
+        "Empty: what `prepare` wrote into data/training, prepared first if it is not there.",
+    )
+    format: str = option(
+        "auto",
+        "Row layout.",
+        choices=("auto", "qa", "alpaca", "sharegpt", "messages"),
+    )
+    evaluation_path: str = option(
+        "", "Evaluation items. Empty: data/evaluation beside the default training rows."
+    )
+    prepare_config: str = option(
+        "configs/data.py", "The card that `prepare` runs with when there is no default data yet."
+    )
+    sequence_length: int = option(
+        256, "Positions of one packed row; an example may not be longer.", low=8, high=1_048_576
+    )
+    on_long_example: str = option(
+        "error",
+        "An example longer than sequence_length: stop, drop it, or cut its end.",
+        choices=("error", "drop", "truncate"),
+    )
+    on_bad_row: str = option("error", "A row that cannot be read.", choices=("error", "skip"))
+    bad_row_limit: int = option(
+        100, "With on_bad_row=skip: more bad rows than this end the run.", low=0
+    )
+    allow_empty: bool = option(False, "Whether an empty answer is a row worth training on.")
+    packing: bool = option(True, "Whether several examples share a row.")
+    workers: int = option(0, "Grain worker processes; 0 reads in the training process.", low=0)
+    prefetch: int = option(4, "Batches prepared ahead of the step.", low=1, high=1024)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraSection(Section):
+    enabled: bool = option(True, "Off: every weight is trained (full fine-tuning).")
+    rank: int = option(8, "Width of the adapter's bottleneck.", low=1, high=1024)
+    alpha: float = option(8.0, "Scale of the adapter's output; alpha / rank multiplies it.", low=0)
+    dropout: float = option(0.0, "Chance that an adapter's input is dropped.", low=0, high=0.99)
+    targets: tuple[str, ...] = option(
+        ("query", "value"), "Layers that get an adapter.", choices=LORA_TARGETS
+    )
+
+    def check(self) -> None:
+        if self.enabled and not self.targets:
+            raise ConfigError("lora.targets is empty; name a layer or set lora.enabled=False")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSection(Section):
+    name: str = option(
+        "adamw", "Optimizer.", choices=("adamw", "adam", "lion", "adafactor", "sgd", "muon")
+    )
+    schedule: str = option(
+        "cosine", "Learning rate over the run.", choices=("constant", "linear", "cosine", "wsd")
+    )
+    warmup_fraction: float = option(0.05, "Part of the run spent warming up.", low=0, high=1)
+    final_fraction: float = option(
+        0.1, "Learning rate at the end, as a part of its peak.", low=0, high=1
+    )
+    weight_decay: float = option(0.0, "Decoupled weight decay.", low=0)
+    b1: float = option(0.9, "First moment's decay.", low=0, high=1)
+    b2: float = option(0.99, "Second moment's decay.", low=0, high=1)
+    eps: float = option(1e-8, "Added to the second moment's root.", low=0)
+    clip_norm: float = option(1.0, "Global gradient norm is clipped to this; 0: not.", low=0)
+    accumulation_steps: int = option(
+        1, "Micro-batches a step; batch_size is the whole step's.", low=1
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSection(Section):
+    precision: str = option(
+        "auto",
+        "float32; mixed (bfloat16 weights and matrix operands, float32 sums and activations); "
+        "bfloat16 (activations too). auto: mixed on a CPU with bfloat16 instructions, float32 on "
+        "one without, bfloat16 on accelerators.",
+        choices=("auto", "float32", "mixed", "bfloat16"),
+    )
+    remat: str = option(
+        "auto",
+        "What backward recomputes in each block.",
+        choices=("auto", "none", "block", "dots"),
+    )
+    scan_blocks: str = option(
+        "auto", "Whether the blocks are one compiled loop body.", choices=("auto", "on", "off")
+    )
+    loss_tokens_per_chunk: int = option(
+        0, "Supervised positions whose logits exist at one time; 0: chosen by device.", low=0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshSection(Section):
+    data: int = option(-1, "Data-parallel devices; -1: all that are left.", low=-1)
+    fsdp: int = option(1, "Devices over which weights are sharded by width.", low=1)
+    tensor: int = option(1, "Devices over which heads and feed-forward are sharded.", low=1)
+    platform: str = option("auto", "Device kind.", choices=("auto", "cpu", "gpu", "tpu"))
+
+    def check(self) -> None:
+        if self.data == 0:
+            raise ConfigError("mesh.data is 0; expected -1 (all that are left) or at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSection(Section):
+    every_steps: int = option(20, "Steps between evaluations; 0: at start and end only.", low=0)
+    max_items: int = option(48, "Evaluation items of the `unseen` split scored each time.", low=1)
+    samples: int = option(3, "Answers generated and shown at each evaluation.", low=0, high=64)
+    sample_tokens: int = option(48, "Longest sampled answer, in tokens.", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointSection(Section):
+    every_steps: int = option(20, "Steps between checkpoints; 0: at the end only.", low=0)
+    keep_latest: int = option(2, "Newest checkpoints kept.", low=1)
+    keep_best: int = option(1, "Checkpoints with the lowest evaluation loss kept.", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoggingSection(Section):
+    every_steps: int = option(1, "Steps between rows of metrics.jsonl.", low=1)
+    progress: bool = option(True, "Whether a progress bar is shown.")
+    clu: bool = option(True, "Whether CLU (TensorBoard) summaries are written.")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig(Config):
+    """A training run. `create_default()` to edit, `train_model(config)` to run."""
+
+    title: ClassVar[str] = "Fine-tunes Gemma on your questions and answers."
+
+    model_name: str = option(
+        "gemma3_270m",
+        "gemma3_270m, a KerasHub Gemma preset, hf://org/name, a local Hugging Face or Keras "
+        "folder, gguf:FILE, or tiny (random weights, for tests).",
+    )
+    learning_rate: float = option(1e-3, "Peak learning rate.", low=0)
+    batch_size: int = option(4, "Packed rows of one optimizer step, over all devices.", low=1)
+    epochs: int = option(0, "Passes over the training rows; 0: two, unless steps is set.", low=0)
+    steps: int = option(0, "Optimizer steps; 0: by epochs. Setting both is an error.", low=0)
+    seed: int = option(0, "Seeds order, dropout and initialization.", low=0, high=2**31 - 1)
+    workdir: str = option("runs/lora", "The run's folder.")
+
+    model: ModelSection = section(ModelSection)
+    data: DataSection = section(DataSection)
+    lora: LoraSection = section(LoraSection)
+    optimizer: OptimizerSection = section(OptimizerSection)
+    step: StepSection = section(StepSection)
+    mesh: MeshSection = section(MeshSection)
+    evaluation: EvaluationSection = section(EvaluationSection)
+    checkpoint: CheckpointSection = section(CheckpointSection)
+    logging: LoggingSection = section(LoggingSection)
+
+    @property
+    def num_epochs(self) -> int:
+        """Passes to make where `steps` does not say; 2 unless asked otherwise."""
+        return self.epochs or 2
+
+    def check(self) -> None:
+        if self.steps and self.epochs:
+            raise ConfigError(
+                f"steps is {self.steps} and epochs is {self.epochs}; set one of them to 0"
+            )
+        if self.batch_size % self.optimizer.accumulation_steps:
+            raise ConfigError(
+                f"batch_size is {self.batch_size}, not a multiple of "
+                f"optimizer.accumulation_steps={self.optimizer.accumulation_steps}; change one"
+            )
+        if not self.workdir:
+            raise ConfigError("workdir is empty; name the run's folder")
+
+
+get_config = TrainingConfig.create_default
