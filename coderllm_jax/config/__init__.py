@@ -1,6 +1,7 @@
 """Every field, default and range of the project; nothing here touches a device or a file."""
 
+from coderllm_jax.config.data import DataConfig
 from coderllm_jax.config.schema import Config, describe
 from coderllm_jax.config.training import TrainingConfig
 
-__all__ = ["Config", "TrainingConfig", "describe"]
+__all__ = ["Config", "DataConfig", "TrainingConfig", "describe"]
