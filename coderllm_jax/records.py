@@ -5,6 +5,8 @@
     Chunk       one passage for retrieval
     EvalItem    one evaluation question with the facts or tests a right answer must meet
     PackedBatch one step's worth of packed examples (numpy on the host, jax.Array on a mesh)
+    Sample      one answer that a model wrote during training
+    Writer      the protocol of whatever takes a run's figures (a file, TensorBoard, a bar)
 
 A packed row, with two examples A and B and padding `.`, drawn under each other:
 
@@ -21,7 +23,8 @@ H heads, K head size, F feed-forward width, R LoRA rank, N layers, T supervised 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 Role = Literal["system", "user", "model"]
 
@@ -103,3 +106,24 @@ class PackedBatch(NamedTuple):
     weights: Any
     positions: Any
     segments: Any
+
+
+class Sample(NamedTuple):
+    """One answer written during training, to be read beside the one that was hoped for."""
+
+    question: str
+    answer: str
+    reference: str = ""
+
+
+class Writer(Protocol):
+    """Takes a run's figures as they appear. A writer may fail; the run goes on without it."""
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """One logged step or one evaluation: `step`, `time` and named numbers."""
+
+    def write_samples(self, step: int, samples: Sequence[Sample]) -> None:
+        """Answers as the model gave them at `step`."""
+
+    def close(self) -> None:
+        """Everything written is where it belongs when this returns."""
