@@ -1,0 +1,263 @@
+"""Text to token ids and back: one interface, three tokenizers behind it.
+
+    SentencePieceTokenizer  Gemma's: rebuilt from a GGUF, or a tokenizer.model beside weights
+    JsonTokenizer           a Hugging Face tokenizer.json, through the `tokenizers` package
+    ByteTokenizer           a byte an id, for the `tiny` model; needs nothing
+
+Text never becomes a control token: in `encode("<start_of_turn>user")` the mark is spelled out in
+ordinary pieces, so that a question cannot end its own turn. What writes the turns asks for the
+ids by name (`start_of_turn_id`), or passes `control=True` for text that it wrote itself.
+
+    "def fib(n):"      2063 10779 236769 236749 1473       encode(text)
+    "<start_of_turn>"  236820 3041 236779 1340 236779 …    encode(text): text is only text
+    "<start_of_turn>"  105                                 encode(text, control=True)
+
+`decode(encode(text)) == text` for every text that UTF-8 can hold, with one exception that Gemma's
+own tokenizer and llama.cpp share: SentencePiece writes a space as U+2581, so a literal U+2581
+comes back as a space.
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from coderllm_jax.errors import DataError, ModelError
+
+_SPACE = "\u2581"
+_NAMED = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
+# What a published tokenizer may mark as ordinary text although only a program should write it.
+_RESERVED = re.compile(r"<(mask|start_of_turn|end_of_turn|unused\d+)>")
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+
+
+class Tokenizer(abc.ABC):
+    """What every stage asks of a tokenizer. Immutable, and picklable for worker processes.
+
+    A subclass gives `vocabulary`, its control pieces, and how a run of plain text becomes ids and
+    back; keeping the two apart is done here, once.
+    """
+
+    vocabulary: int
+
+    def __init__(self, control: dict[str, int], *, name: str):
+        missing = [piece for piece in _NAMED if piece not in control]
+        if missing:
+            raise ModelError(f"{name}: has no control piece '{missing[0]}'; not Gemma's tokenizer")
+        self.control_ids = control
+        named = [control[piece] for piece in _NAMED]
+        self.pad_id, self.eos_id, self.bos_id, self.unk_id = named[:4]
+        self.start_of_turn_id, self.end_of_turn_id = named[4:]
+        self._control_pieces = {token: piece for piece, token in control.items()}
+        # Longest first, as llama.cpp looks for them.
+        ordered = sorted(control, key=len, reverse=True)
+        self._control_pattern = re.compile(f"({'|'.join(map(re.escape, ordered))})")
+
+    @property
+    @abc.abstractmethod
+    def fingerprint(self) -> str:
+        """A sha256 that differs wherever ids could differ."""
+
+    @abc.abstractmethod
+    def _encode_plain(self, texts: list[str]) -> list[list[int]]: ...
+
+    @abc.abstractmethod
+    def _decode_plain(self, ids: list[int]) -> str: ...
+
+    def encode(self, text: str, *, control: bool = False) -> list[int]:
+        """The ids of `text`, without a leading <bos>; control pieces only where asked for."""
+        if not control:
+            return self._encode_plain([_checked(text)])[0]
+        # The pattern's group keeps the separators: every odd fragment is a control piece.
+        fragments = self._control_pattern.split(_checked(text))
+        encoded = self._encode_plain(fragments[::2])
+        ids = encoded[0]
+        for piece, run in zip(fragments[1::2], encoded[1:], strict=True):
+            ids += [self.control_ids[piece], *run]
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of many texts at once."""
+        return self._encode_plain([_checked(text) for text in texts])
+
+    def decode(self, ids: Sequence[int], *, skip_control: bool = True) -> str:
+        """The text of `ids`; control pieces are dropped, or spelled out."""
+        if not isinstance(ids, list):
+            ids = [int(token) for token in ids]
+        parts: list[str] = []
+        start = 0
+        for end, token in enumerate(ids):
+            if token in self._control_pieces:
+                parts.append(self._decode_plain(ids[start:end]))
+                if not skip_control:
+                    parts.append(self._control_pieces[token])
+                start = end + 1
+        parts.append(self._decode_plain(ids[start:]))
+        return "".join(parts)
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """Gemma's tokenizer over a serialized SentencePiece model (BPE with byte fallback)."""
+
+    def __init__(self, model: bytes, *, name: str = "tokenizer.model"):
+        import sentencepiece
+
+        self.model = model
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(model)
+        except RuntimeError:
+            raise ModelError(f"{name}: not a SentencePiece model; fetch the file again") from None
+        self.vocabulary = self._processor.vocab_size()
+        ids = list(range(self.vocabulary))
+        pieces = self._processor.IdToPiece(ids)
+        special = zip(self._processor.IsControl(ids), self._processor.IsUnknown(ids), strict=True)
+        marks = [one or other for one, other in special]
+        super().__init__({pieces[i]: i for i in ids if marks[i]}, name=name)
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.model,)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Self:
+        """Reads a published tokenizer.model; marks that only programs write become control."""
+        try:
+            model = Path(path).read_bytes()
+        except OSError as error:
+            raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
+        return cls(_protect_control(model, name=str(path)), name=str(path))
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self.model).hexdigest()
+
+    def _encode_plain(self, texts: list[str]) -> list[list[int]]:
+        return self._processor.Encode(texts, out_type=int)
+
+    def _decode_plain(self, ids: list[int]) -> str:
+        return self._processor.Decode(ids) if ids else ""
+
+
+class JsonTokenizer(Tokenizer):
+    """A Hugging Face tokenizer.json, for folders that hold no tokenizer.model."""
+
+    def __init__(self, text: str, *, name: str = "tokenizer.json"):
+        try:
+            import tokenizers
+        except ImportError:
+            raise ModelError(
+                f"{name}: needs the 'tokenizers' package; install it, or put the model's "
+                "tokenizer.model beside its weights"
+            ) from None
+        self._text = text
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # the package raises nothing narrower for a bad file
+            raise ModelError(f"{name}: not a tokenizer.json ({error})") from None
+        self._tokenizer.encode_special_tokens = True
+        self.vocabulary = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        added = self._tokenizer.get_added_tokens_decoder()
+        special = {token.content: i for i, token in added.items() if token.special}
+        super().__init__(special, name=name)
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self._text,)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self._text.encode()).hexdigest()
+
+    def _encode_plain(self, texts: list[str]) -> list[list[int]]:
+        batch = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in batch]
+
+    def _decode_plain(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+
+class ByteTokenizer(Tokenizer):
+    """A byte an id, for models without knowledge; ids 0 to 5 are the named control pieces."""
+
+    vocabulary = 512
+    _FIRST_BYTE = 16
+
+    def __init__(self) -> None:
+        super().__init__({piece: i for i, piece in enumerate(_NAMED)}, name="tiny")
+
+    def __reduce__(self) -> tuple:
+        return type(self), ()
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(b"bytes from 16, control from 0").hexdigest()
+
+    def _encode_plain(self, texts: list[str]) -> list[list[int]]:
+        return [[self._FIRST_BYTE + byte for byte in text.encode()] for text in texts]
+
+    def _decode_plain(self, ids: list[int]) -> str:
+        values = (token - self._FIRST_BYTE for token in ids)
+        return bytes(value for value in values if 0 <= value < 256).decode(errors="replace")
+
+
+def build_sentencepiece(
+    pieces: Sequence[str], scores: Sequence[float], types: Sequence[int]
+) -> bytes:
+    """A SentencePiece model from the lists that a GGUF carries: BPE, byte fallback, text as it is.
+
+    Two repairs make code tokenize as the model saw it. User-defined pieces hold literal spaces
+    where SentencePiece, which has replaced them in the text by then, wants U+2581. The one unknown
+    piece is marked as a control piece, and SentencePiece requires it to be marked unknown.
+    """
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto()
+    for piece, score, kind in zip(pieces, scores, types, strict=True):
+        if kind == _USER_DEFINED:
+            piece = piece.replace(" ", _SPACE)
+        model.pieces.add(piece=piece, score=score, type=_UNKNOWN if piece == "<unk>" else kind)
+    trainer = model.trainer_spec
+    trainer.model_type = trainer.BPE
+    trainer.vocab_size = len(pieces)
+    trainer.byte_fallback = True
+    index = {piece: i for i, piece in enumerate(pieces) if piece in _NAMED}
+    for field in ("pad", "eos", "bos", "unk"):
+        setattr(trainer, f"{field}_id", index.get(f"<{field}>", -1))
+        setattr(trainer, f"{field}_piece", f"<{field}>")
+    # Text is taken as it is: no Unicode folding, no added and no removed spaces.
+    model.normalizer_spec.name = "identity"
+    model.normalizer_spec.add_dummy_prefix = False
+    model.normalizer_spec.remove_extra_whitespaces = False
+    model.normalizer_spec.escape_whitespaces = True
+    return model.SerializeToString(deterministic=True)
+
+
+def _protect_control(model: bytes, *, name: str) -> bytes:
+    """The same model with marks such as <start_of_turn> out of the reach of text."""
+    from google.protobuf.message import DecodeError
+    from sentencepiece import sentencepiece_model_pb2
+
+    try:
+        parsed = sentencepiece_model_pb2.ModelProto.FromString(model)
+    except DecodeError:
+        raise ModelError(f"{name}: not a SentencePiece model; fetch the file again") from None
+    for piece in parsed.pieces:
+        if piece.type == _USER_DEFINED and _RESERVED.fullmatch(piece.piece):
+            piece.type = _CONTROL
+    return parsed.SerializeToString(deterministic=True)
+
+
+def _checked(text: str) -> str:
+    """The text itself; a lone surrogate, which UTF-8 cannot hold, is named with its place."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"character {error.start} of a text is the lone surrogate U+{ord(text[error.start]):04X}, "
+            "which is no Unicode text; drop the row or replace the character"
+        ) from None
+    return text

@@ -1,0 +1,176 @@
+"""Converted weights on disk, so that a model is converted once and mapped afterwards.
+
+Owns the folder's layout and its integrity; knows nothing of any source's format.
+
+    <cache_dir>/weights/                           0700, refused if another user owns it
+      <source sha256>-<dtype>-v<converter>/        appears whole (renamed into place) or not at all
+        record.json                                what it is made from; size and sha256 of each file
+        tokenizer.model
+        embedding.npy  final_norm.npy  blocks.query.npy …
+
+Every file is hashed before it is believed (0.7 s a gigabyte and core, measured): a flipped bit,
+a truncated file or a damaged record means that the folder is dropped and made again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from coderllm_jax.errors import DeviceError, ModelError
+from coderllm_jax.model.architecture import Architecture
+from coderllm_jax.model.weights import Dtype, Leaves, leaf_dtype, leaf_shapes
+
+# Raised whenever the bytes that a conversion writes change: older folders are then made again.
+CONVERTER = 1
+_RECORD = "record.json"
+_TOKENIZER = "tokenizer.model"
+
+
+class CachedModel(NamedTuple):
+    """A verified folder of converted weights. `dtype` is that of the large leaves."""
+
+    folder: Path
+    architecture: Architecture
+    dtype: Dtype
+
+    @property
+    def tokenizer(self) -> bytes:
+        """The SentencePiece model."""
+        return (self.folder / _TOKENIZER).read_bytes()
+
+    def leaves(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Every leaf, mapped from its file and read-only."""
+        for path in leaf_shapes(self.architecture):
+            values = np.load(self.folder / _file_name(path), mmap_mode="r", allow_pickle=False)
+            yield path, values.view(leaf_dtype(path, self.dtype))
+
+
+def cache_folder(cache_dir: str | Path, *, source_sha256: str, dtype: Dtype) -> Path:
+    """Where the conversion of that source lies or will lie; makes the private parent folder."""
+    parent = Path(cache_dir).expanduser() / "weights"
+    try:
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = parent.stat()
+    except OSError as error:
+        raise ModelError(
+            f"{parent}: cannot be made ({error.strerror}); name another model.cache_dir"
+        ) from None
+    if status.st_uid != os.getuid():
+        raise ModelError(f"{parent}: belongs to another user; name another model.cache_dir")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        parent.chmod(0o700)
+    return parent / f"{source_sha256}-{dtype}-v{CONVERTER}"
+
+
+def open_cached(folder: Path) -> CachedModel | None:
+    """The conversion in `folder` if it is there and whole; a damaged one is dropped and logged."""
+    if not folder.exists():
+        return None
+    try:
+        return _verify(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logging.warning("%s is damaged (%s) and is made again", folder, error)
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+
+def write_cached(
+    folder: Path,
+    leaves: Leaves,
+    *,
+    architecture: Architecture,
+    tokenizer: bytes,
+    dtype: Dtype,
+    source: str,
+) -> CachedModel:
+    """Writes a conversion beside `folder` and renames it into place once it is complete."""
+    shapes = leaf_shapes(architecture)
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+    try:
+        _check_space(partial, shapes, dtype)
+        (partial / _TOKENIZER).write_bytes(tokenizer)
+        for path, values in leaves:
+            values = values.astype(leaf_dtype(path, dtype), copy=False)
+            # The format has no bfloat16: its bits are kept as integers.
+            bits = values.view(np.uint16) if values.itemsize == 2 else values
+            np.save(partial / _file_name(path), bits, allow_pickle=False)
+        record = {
+            "converter": CONVERTER,
+            "source": source,
+            "dtype": dtype,
+            "architecture": dataclasses.asdict(architecture),
+            "files": _digests(partial, [_TOKENIZER, *map(_file_name, shapes)]),
+        }
+        (partial / _RECORD).write_text(json.dumps(record, indent=1))
+        try:
+            partial.rename(folder)
+        except OSError as error:
+            # Another process finished first: its folder is as good as ours.
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot be written ({error.strerror})") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return CachedModel(folder, architecture, dtype)
+
+
+def sha256_of(path: str | Path) -> str:
+    """The file's sha256 in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _verify(folder: Path) -> CachedModel:
+    record = json.loads((folder / _RECORD).read_text())
+    architecture = Architecture(**record["architecture"])
+    expected = record["files"]
+    names = [_TOKENIZER, *map(_file_name, leaf_shapes(architecture))]
+    if sorted(expected) != sorted(names):
+        raise ValueError("its record lists other files")
+    # Sizes first: a truncated file is then found without reading a gigabyte.
+    for name in names:
+        if (folder / name).stat().st_size != expected[name]["bytes"]:
+            raise ValueError(f"{name} has another size")
+    if _digests(folder, names) != expected:
+        raise ValueError("a file has another sha256")
+    return CachedModel(folder, architecture, record["dtype"])
+
+
+def _digests(folder: Path, names: list[str]) -> dict[str, dict]:
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
+        digests = list(pool.map(lambda name: sha256_of(folder / name), names))
+    return {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": digest}
+        for name, digest in zip(names, digests, strict=True)
+    }
+
+
+def _check_space(folder: Path, shapes: dict[str, tuple[int, ...]], dtype: Dtype) -> None:
+    needed = sum(
+        int(np.prod(shape)) * leaf_dtype(path, dtype).itemsize for path, shape in shapes.items()
+    )
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DeviceError(
+            f"{folder.parent}: {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB needed for converted "
+            "weights; free some space or name another model.cache_dir"
+        )
+
+
+def _file_name(path: str) -> str:
+    return f"{path.replace('/', '.')}.npy"

