@@ -1,0 +1,190 @@
+"""The forward pass of Gemma over KerasHub's weights: embed, blocks, final norm.
+
+KerasHub's own block takes neither positions nor segments and builds a causal mask over the whole
+row, so packed rows need this one. It is a pure function of (weights, adapters, tokens); what the
+stock layer computes is reproduced to rounding, which a test holds it to.
+
+    tokens_BL ── embedding · sqrt(D) ──> x_BLD ── N blocks ──> norm ──> hidden_BLD
+
+    one block:   x + post_norm(attention(norm(x)))   then   x + post_norm(feed_forward(norm(x)))
+
+The head (hidden · embeddingᵀ) is not here: `loss` and the generator each use it in their own way,
+and neither ever holds it for all positions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.ad_checkpoint
+import jax.numpy as jnp
+
+from coderllm_jax.model.architecture import Architecture
+from coderllm_jax.model.attention import Angles, attend, packed_masks, rotary_angles, rotate
+from coderllm_jax.model.lora import Adapters, adapt
+from coderllm_jax.model.precision import FLOAT32, Precision
+from coderllm_jax.model.sharding import constrain_activations, gather_block
+
+Remat = Literal["none", "block", "projections"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ForwardOptions:
+    """How a forward pass is compiled; none of it changes what is computed beyond rounding.
+
+    remat: what each block's backward recomputes: nothing, everything, or all but projections.
+    scan_blocks: one compiled loop body for all layers, or one copy a layer.
+    lora_scale: alpha / rank. lora_dropout: the chance that an adapter's input is dropped.
+    """
+
+    precision: Precision = FLOAT32
+    remat: Remat = "none"
+    scan_blocks: bool = True
+    lora_scale: float = 1.0
+    lora_dropout: float = 0.0
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, *, epsilon: float) -> jax.Array:
+    """x / rms(x) · (1 + scale) over the last axis, in float32; the dtype stays."""
+    wide = x.astype(jnp.float32)
+    variance = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+    normed = wide * jax.lax.rsqrt(variance + epsilon) * (1.0 + scale.astype(jnp.float32))
+    return normed.astype(x.dtype)
+
+
+def embed(weights: dict, tokens_BL: jax.Array, *, options: ForwardOptions) -> jax.Array:
+    """Scaled token embeddings [B, L, D] in the carried format."""
+    table_VD = weights["embedding"]
+    width = table_VD.shape[1]
+    x_BLD = jnp.take(table_VD, tokens_BL, axis=0).astype(options.precision.carried)
+    return constrain_activations(x_BLD * jnp.sqrt(width).astype(x_BLD.dtype))
+
+
+Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def apply_block(
+    x_BLD: jax.Array,
+    block: dict[str, jax.Array],
+    adapters: Adapters,
+    *,
+    angles: Angles,
+    attention: Attend,
+    architecture: Architecture,
+    options: ForwardOptions,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """One decoder block; `block` and `adapters` without the layer axis.
+
+    `attention(q_BLHK, k_BLGK, v_BLGK)` gets rotated queries and keys and returns [B, L, H, K]:
+    training hands in masked self-attention, a generator one over its cache.
+    """
+    epsilon = architecture.norm_epsilon
+    keys = iter(jax.random.split(key, 7)) if key is not None else None
+
+    def project(name: str, x: jax.Array) -> jax.Array:
+        y = adapt(
+            name,
+            x,
+            block[name],
+            adapters.get(name),
+            scale=options.lora_scale,
+            precision=options.precision,
+            dropout=options.lora_dropout,
+            key=next(keys) if keys is not None else None,
+        )
+        return jax.ad_checkpoint.checkpoint_name(y, "projection")
+
+    def post_norm(name: str, x: jax.Array) -> jax.Array:
+        return rms_norm(x, block[name], epsilon=epsilon) if architecture.post_norms else x
+
+    normed = rms_norm(x_BLD, block["pre_attention_norm"], epsilon=epsilon)
+    q, k, v = project("query", normed), project("key", normed), project("value", normed)
+    if architecture.query_key_norm:
+        q = rms_norm(q, block["query_norm"], epsilon=epsilon)
+        k = rms_norm(k, block["key_norm"], epsilon=epsilon)
+    mixed = attention(rotate(q, angles), rotate(k, angles), v)
+    x_BLD = x_BLD + post_norm("post_attention_norm", project("attention_output", mixed))
+
+    normed = rms_norm(x_BLD, block["pre_ffw_norm"], epsilon=epsilon)
+    gate = jax.nn.gelu(project("ffw_gating", normed), approximate=True)
+    x_ffw = project("ffw_linear", gate * project("ffw_gating_2", normed))
+    return constrain_activations(x_BLD + post_norm("post_ffw_norm", x_ffw))
+
+
+def hidden_states(
+    weights: dict,
+    adapters: Adapters,
+    tokens_BL: jax.Array,
+    positions_BL: jax.Array,
+    segments_BL: jax.Array,
+    *,
+    architecture: Architecture,
+    options: ForwardOptions,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """Final hidden states [B, L, D] of packed rows, normalized, in the carried format.
+
+    tokens, positions, segments: int32 [B, L] as `records.PackedBatch` draws them. `key` drives
+    adapter dropout; None switches it off.
+    """
+    masks = packed_masks(positions_BL, segments_BL, window=architecture.window)
+    angles = [
+        rotary_angles(
+            positions_BL, head_size=architecture.head_size, wavelength=wavelength, scaling=scaling
+        )
+        for wavelength, scaling in (
+            (architecture.rope_local, architecture.rope_local_scaling),
+            (architecture.rope_global, architecture.rope_global_scaling),
+        )
+    ]
+
+    def block_step(x_BLD: jax.Array, layer: Any) -> tuple[jax.Array, None]:
+        block, layer_adapters, is_global, layer_key = layer
+        block = gather_block(block)
+        mask = jnp.where(is_global, masks[1], masks[0])
+        chosen = jax.tree.map(lambda near, far: jnp.where(is_global, far, near), *angles)
+
+        def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+            return attend(q, k, v, mask, architecture=architecture, precision=options.precision)
+
+        x_BLD = apply_block(
+            x_BLD,
+            block,
+            layer_adapters,
+            angles=chosen,
+            attention=attention,
+            architecture=architecture,
+            options=options,
+            key=layer_key,
+        )
+        return x_BLD, None
+
+    n = architecture.num_layers
+    is_global = jnp.array([architecture.is_global(i) for i in range(n)])
+    keys = jax.random.split(key, n) if key is not None and options.lora_dropout else None
+    layers = (weights["blocks"], adapters, is_global, keys)
+    body = _rematerialized(block_step, options.remat)
+    x_BLD = embed(weights, tokens_BL, options=options)
+    if options.scan_blocks:
+        x_BLD, _ = jax.lax.scan(body, x_BLD, layers)
+    else:
+        for i in range(n):
+            x_BLD, _ = body(x_BLD, jax.tree.map(lambda leaf, i=i: leaf[i], layers))
+    return rms_norm(x_BLD, weights["final_norm"], epsilon=architecture.norm_epsilon)
+
+
+def _rematerialized(body: Callable, remat: Remat) -> Callable:
+    if remat == "none":
+        return body
+    policies = jax.checkpoint_policies
+    policy = (
+        policies.nothing_saveable
+        if remat == "block"
+        else policies.save_only_these_names("projection")
+    )
+    # prevent_cse is for unrolled code; inside scan it only blocks fusion.
+    return jax.checkpoint(body, policy=policy, prevent_cse=False)

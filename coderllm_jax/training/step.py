@@ -1,0 +1,352 @@
+"""The training step: pure, jitted once, donated. Owns no loop, no file and no data.
+
+    TrainState(step, trainable, opt_state) ── train_step(batch) ──> TrainState, StepMetrics
+
+Trainable is the adapters' tree under LoRA and the whole weights' tree in full fine-tuning; the
+step is the same code. A step's loss is the sum over its supervised tokens divided by their number,
+also over micro-batches, so that neither padding nor accumulation changes what is optimized.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from coderllm_jax.config.training import TrainingConfig
+from coderllm_jax.model.architecture import Architecture
+from coderllm_jax.model.forward import ForwardOptions, hidden_states
+from coderllm_jax.model.load import LoadedModel
+from coderllm_jax.model.lora import init_adapters
+from coderllm_jax.model.loss import HeadOptions, LossSums, cross_entropy
+from coderllm_jax.model.precision import resolve_precision
+from coderllm_jax.model.sharding import (
+    BATCH_AXES,
+    batch_sharding,
+    check_batch_divides,
+    make_mesh,
+    replicated,
+    tree_path,
+    tree_shardings,
+    weight_spec,
+)
+from coderllm_jax.records import PackedBatch
+from coderllm_jax.training.optimizer import make_optimizer, make_schedule
+
+
+class TrainState(NamedTuple):
+    """What a step changes, a pytree: donated, checkpointed, and nothing else is."""
+
+    step: jax.Array  # int32 []
+    trainable: dict[str, Any]  # float32
+    opt_state: optax.OptState
+
+
+class StepMetrics(NamedTuple):
+    """Float32 scalars on the device; fetch them one step late."""
+
+    loss: jax.Array  # mean over supervised tokens
+    loss_tokens: jax.Array  # supervised tokens
+    tokens: jax.Array  # positions that are not padding
+    grad_norm: jax.Array  # before clipping
+    learning_rate: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """Everything compiled for one model, mesh and configuration."""
+
+    mesh: Mesh
+    frozen: dict[str, Any]
+    init_state: Callable[[], TrainState]
+    train_step: Callable[[TrainState, PackedBatch], tuple[TrainState, StepMetrics]]
+    eval_step: Callable[[TrainState, PackedBatch], LossSums]
+    put_batch: Callable[[PackedBatch], PackedBatch]
+    description: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Recipe:
+    """The static half of a step."""
+
+    architecture: Architecture
+    forward: ForwardOptions
+    head: HeadOptions
+    full: bool
+    accumulation_steps: int
+    seed: int
+
+
+def build_program(
+    config: TrainingConfig,
+    model: LoadedModel,
+    *,
+    num_steps: int,
+    mesh: Mesh | None = None,
+) -> Program:
+    """Lays the model out over the mesh and makes the compiled functions that a run needs.
+
+    Weights that are already placed as the rules say stay where they are. num_steps is the
+    schedule's length. mesh: where the caller loaded the model onto one already.
+    """
+    architecture, weights = model.architecture, model.weights
+    mesh = make_mesh(config.mesh) if mesh is None else mesh
+    check_batch_divides(config.batch_size // config.optimizer.accumulation_steps, mesh)
+    recipe = _recipe(config, architecture, platform=mesh.devices.flat[0].platform)
+    schedule = make_schedule(
+        config.optimizer, learning_rate=config.learning_rate, num_steps=num_steps
+    )
+    optimizer = make_optimizer(config.optimizer, schedule)
+    frozen = jax.device_put(_cast_weights(weights, recipe), tree_shardings(weights, mesh))
+    make_state = functools.partial(_new_state, recipe=recipe, config=config, optimizer=optimizer)
+    source = frozen if recipe.full else {}
+    abstract = jax.eval_shape(make_state, source)
+    state_shardings = _state_shardings(abstract, mesh)
+    rows, whole = batch_sharding(mesh), replicated(mesh)
+    batches = PackedBatch(*(rows,) * len(PackedBatch._fields))
+
+    init = jax.jit(make_state, out_shardings=state_shardings)
+    train = jax.jit(
+        functools.partial(_train_step, recipe=recipe, optimizer=optimizer, schedule=schedule),
+        in_shardings=(state_shardings, None, batches),
+        out_shardings=(state_shardings, whole),
+        donate_argnums=0,
+    )
+    evaluate = jax.jit(
+        functools.partial(_eval_step, recipe=recipe),
+        in_shardings=(state_shardings, None, batches),
+        out_shardings=whole,
+    )
+    # In full fine-tuning the state holds the weights; a second copy would only cost memory.
+    kept = {} if recipe.full else frozen
+
+    def under_mesh(function: Callable, *leading: Any) -> Callable:
+        def call(state: TrainState, batch: PackedBatch) -> Any:
+            with jax.set_mesh(mesh):
+                return function(state, *leading, batch)
+
+        return call
+
+    def init_state() -> TrainState:
+        with jax.set_mesh(mesh):
+            return init(source)
+
+    return Program(
+        mesh=mesh,
+        frozen=kept,
+        init_state=init_state,
+        train_step=under_mesh(train, kept),
+        eval_step=under_mesh(evaluate, kept),
+        put_batch=functools.partial(_put_batch, mesh=mesh),
+        description=_describe(recipe, abstract, mesh),
+    )
+
+
+def _recipe(config: TrainingConfig, architecture: Architecture, *, platform: str) -> _Recipe:
+    precision = resolve_precision(config.step.precision, platform)
+    full = not config.lora.enabled
+    scan = {"on": True, "off": False, "auto": True}[config.step.scan_blocks]
+    remat = {"auto": "none" if platform == "cpu" else "block", "dots": "projections"}.get(
+        config.step.remat, config.step.remat
+    )
+    # A CPU core's cache wants small blocks; an accelerator's matrix units want large ones.
+    tokens, block = (512, 1024) if platform == "cpu" else (2048, 16_384)
+    return _Recipe(
+        architecture=architecture,
+        forward=ForwardOptions(
+            precision=precision,
+            remat=remat,
+            scan_blocks=scan,
+            lora_scale=0.0 if full else config.lora.alpha / config.lora.rank,
+            lora_dropout=0.0 if full else config.lora.dropout,
+        ),
+        head=HeadOptions(
+            precision=precision,
+            soft_cap=architecture.final_soft_cap,
+            tokens_per_chunk=config.step.loss_tokens_per_chunk or tokens,
+            vocabulary_block=block,
+            train_embedding=full,
+        ),
+        full=full,
+        accumulation_steps=config.optimizer.accumulation_steps,
+        seed=config.seed,
+    )
+
+
+def _cast_weights(weights: dict[str, Any], recipe: _Recipe) -> dict[str, Any]:
+    """Frozen weights in the precision's format, norm scales and trained weights in float32."""
+    wanted = jnp.dtype("float32") if recipe.full else recipe.forward.precision.weights
+
+    def cast(path: tuple, leaf: Any) -> Any:
+        return leaf.astype(jnp.float32 if "norm" in tree_path(path) else wanted)
+
+    return jax.tree_util.tree_map_with_path(cast, weights)
+
+
+def _new_state(
+    weights: dict[str, Any],
+    *,
+    recipe: _Recipe,
+    config: TrainingConfig,
+    optimizer: optax.GradientTransformation,
+) -> TrainState:
+    if recipe.full:
+        trainable = weights
+    else:
+        trainable = init_adapters(
+            recipe.architecture,
+            targets=config.lora.targets,
+            rank=config.lora.rank,
+            key=jax.random.key(config.seed),
+        )
+    return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable))
+
+
+def _state_shardings(abstract: TrainState, mesh: Mesh) -> TrainState:
+    """Trainable by rule; optimizer moments as the variable they belong to; the rest copied."""
+    trainable = tree_shardings(abstract.trainable, mesh)
+    by_path = {
+        tree_path(path): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(abstract.trainable)
+    }
+
+    def like_parameter(path: tuple, leaf: Any) -> NamedSharding:
+        name = tree_path(path)
+        for parameter, shape in by_path.items():
+            if name.endswith(parameter) and shape == leaf.shape:
+                return NamedSharding(mesh, weight_spec(parameter, shape, mesh))
+        return replicated(mesh)
+
+    opt_state = jax.tree_util.tree_map_with_path(like_parameter, abstract.opt_state)
+    return TrainState(replicated(mesh), trainable, opt_state)
+
+
+def _sums(
+    trainable: dict[str, Any],
+    frozen: dict[str, Any],
+    batch: PackedBatch,
+    key: jax.Array | None,
+    *,
+    recipe: _Recipe,
+) -> LossSums:
+    weights, adapters = (trainable, {}) if recipe.full else (frozen, trainable)
+    hidden_BLD = hidden_states(
+        weights,
+        adapters,
+        batch.inputs,
+        batch.positions,
+        batch.segments,
+        architecture=recipe.architecture,
+        options=recipe.forward,
+        key=key,
+    )
+    return cross_entropy(
+        hidden_BLD, weights["embedding"], batch.targets, batch.weights, options=recipe.head
+    )
+
+
+def _train_step(
+    state: TrainState,
+    frozen: dict[str, Any],
+    batch: PackedBatch,
+    *,
+    recipe: _Recipe,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+) -> tuple[TrainState, StepMetrics]:
+    step_key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
+
+    def loss_sum(trainable: dict, part: PackedBatch, key: jax.Array) -> tuple[jax.Array, LossSums]:
+        sums = _sums(trainable, frozen, part, key, recipe=recipe)
+        return sums.loss, sums
+
+    gradient = jax.grad(loss_sum, has_aux=True)
+    if recipe.accumulation_steps == 1:
+        grads, sums = gradient(state.trainable, batch, step_key)
+    else:
+        grads, sums = _accumulate(gradient, state.trainable, batch, step_key, recipe=recipe)
+    count = jnp.maximum(sums.weight, 1.0)  # a step of padding only changes nothing
+    grads = jax.tree.map(lambda g: g / count, grads)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
+    trainable = optax.apply_updates(state.trainable, updates)
+    metrics = StepMetrics(
+        loss=sums.loss / count,
+        loss_tokens=sums.weight,
+        tokens=jnp.sum(batch.segments > 0).astype(jnp.float32),
+        grad_norm=optax.global_norm(grads),
+        learning_rate=jnp.asarray(schedule(state.step), jnp.float32),
+    )
+    return TrainState(state.step + 1, trainable, opt_state), metrics
+
+
+def _accumulate(
+    gradient: Callable,
+    trainable: dict[str, Any],
+    batch: PackedBatch,
+    key: jax.Array,
+    *,
+    recipe: _Recipe,
+) -> tuple[dict[str, Any], LossSums]:
+    """Sums gradients and losses over micro-batches; the caller divides once by all tokens."""
+    n = recipe.accumulation_steps
+
+    def split(rows: jax.Array) -> jax.Array:
+        # Micro-batch i takes every n-th row, so each device keeps the rows it already holds.
+        parts = rows.reshape(rows.shape[0] // n, n, *rows.shape[1:]).swapaxes(0, 1)
+        if jax.sharding.get_abstract_mesh().empty:
+            return parts
+        return jax.lax.with_sharding_constraint(parts, P(None, BATCH_AXES))
+
+    def add(carry: Any, part: tuple[PackedBatch, jax.Array]) -> tuple[Any, None]:
+        found = gradient(trainable, *part)
+        return jax.tree.map(jnp.add, carry, found), None
+
+    parts = PackedBatch(*map(split, batch))
+    keys = jax.random.split(key, n)
+    zero = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+        jax.eval_shape(gradient, trainable, jax.tree.map(lambda x: x[0], parts), keys[0]),
+    )
+    total, _ = jax.lax.scan(add, zero, (parts, keys))
+    return total
+
+
+def _eval_step(
+    state: TrainState, frozen: dict[str, Any], batch: PackedBatch, *, recipe: _Recipe
+) -> LossSums:
+    return _sums(state.trainable, frozen, batch, None, recipe=recipe)
+
+
+def _put_batch(batch: PackedBatch, *, mesh: Mesh) -> PackedBatch:
+    """This host's rows as part of global arrays."""
+    sharding = batch_sharding(mesh)
+    return PackedBatch(
+        *(jax.make_array_from_process_local_data(sharding, np.asarray(rows)) for rows in batch)
+    )
+
+
+def _describe(recipe: _Recipe, abstract: TrainState, mesh: Mesh) -> dict[str, Any]:
+    def count(tree: Any) -> int:
+        return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+    shapes = recipe.architecture.weight_shapes()
+    is_shape = lambda node: isinstance(node, tuple)  # noqa: E731
+    total = sum(int(np.prod(s)) for s in jax.tree.leaves(shapes, is_leaf=is_shape))
+    return {
+        "precision": recipe.forward.precision.name,
+        "remat": recipe.forward.remat,
+        "scan_blocks": recipe.forward.scan_blocks,
+        "loss_tokens_per_chunk": recipe.head.tokens_per_chunk,
+        "vocabulary_block": recipe.head.vocabulary_block,
+        "mesh": dict(mesh.shape),
+        "parameters": total,
+        "trainable_parameters": count(abstract.trainable),
+    }
