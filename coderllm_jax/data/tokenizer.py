@@ -33,7 +33,10 @@ _SPACE = "\u2581"
 _NAMED = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
 # What a published tokenizer may mark as ordinary text although only a program should write it.
 _RESERVED = re.compile(r"<(mask|start_of_turn|end_of_turn|unused\d+)>")
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+# A literal U+2581 may join a word, as a space does, but never a piece that is a run of spaces:
+# llama.cpp looks for those in the text itself, SentencePiece after it has replaced its spaces.
+_LITERAL_SPACE_RUN = re.compile("(?<=\u2581)(?=[\u2581 ])|(?<= )(?=\u2581)")
+_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # piece types, alike in GGUF and SentencePiece
 
 
 class Tokenizer(abc.ABC):
@@ -45,7 +48,7 @@ class Tokenizer(abc.ABC):
 
     vocabulary: int
 
-    def __init__(self, control: dict[str, int], *, name: str):
+    def __init__(self, control: dict[str, int], *, name: str) -> None:
         missing = [piece for piece in _NAMED if piece not in control]
         if missing:
             raise ModelError(f"{name}: has no control piece '{missing[0]}'; not Gemma's tokenizer")
@@ -104,7 +107,7 @@ class Tokenizer(abc.ABC):
 class SentencePieceTokenizer(Tokenizer):
     """Gemma's tokenizer over a serialized SentencePiece model (BPE with byte fallback)."""
 
-    def __init__(self, model: bytes, *, name: str = "tokenizer.model"):
+    def __init__(self, model: bytes, *, name: str = "tokenizer.model") -> None:
         import sentencepiece
 
         self.model = model
@@ -137,7 +140,12 @@ class SentencePieceTokenizer(Tokenizer):
         return hashlib.sha256(self.model).hexdigest()
 
     def _encode_plain(self, texts: list[str]) -> list[list[int]]:
-        return self._processor.Encode(texts, out_type=int)
+        batch = self._processor.Encode(texts, out_type=int)
+        for i, text in enumerate(texts):
+            if _SPACE in text:
+                fragments = _LITERAL_SPACE_RUN.split(text)
+                batch[i] = [token for run in self._processor.Encode(fragments) for token in run]
+        return batch
 
     def _decode_plain(self, ids: list[int]) -> str:
         return self._processor.Decode(ids) if ids else ""
@@ -146,7 +154,7 @@ class SentencePieceTokenizer(Tokenizer):
 class JsonTokenizer(Tokenizer):
     """A Hugging Face tokenizer.json, for folders that hold no tokenizer.model."""
 
-    def __init__(self, text: str, *, name: str = "tokenizer.json"):
+    def __init__(self, text: str, *, name: str = "tokenizer.json") -> None:
         try:
             import tokenizers
         except ImportError:
@@ -157,7 +165,7 @@ class JsonTokenizer(Tokenizer):
         self._text = text
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # the package raises nothing narrower for a bad file
+        except Exception as error:  # noqa: BLE001 - the package raises nothing narrower
             raise ModelError(f"{name}: not a tokenizer.json ({error})") from None
         self._tokenizer.encode_special_tokens = True
         self.vocabulary = self._tokenizer.get_vocab_size(with_added_tokens=True)
@@ -217,9 +225,8 @@ def build_sentencepiece(
 
     model = sentencepiece_model_pb2.ModelProto()
     for piece, score, kind in zip(pieces, scores, types, strict=True):
-        if kind == _USER_DEFINED:
-            piece = piece.replace(" ", _SPACE)
-        model.pieces.add(piece=piece, score=score, type=_UNKNOWN if piece == "<unk>" else kind)
+        text = piece.replace(" ", _SPACE) if kind == _USER_DEFINED else piece
+        model.pieces.add(piece=text, score=score, type=_UNKNOWN if piece == "<unk>" else kind)
     trainer = model.trainer_spec
     trainer.model_type = trainer.BPE
     trainer.vocab_size = len(pieces)
@@ -256,8 +263,9 @@ def _checked(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
+        found = f"U+{ord(text[error.start]):04X}"
         raise DataError(
-            f"character {error.start} of a text is the lone surrogate U+{ord(text[error.start]):04X}, "
-            "which is no Unicode text; drop the row or replace the character"
+            f"character {error.start} of a text is {found}, half of a surrogate pair; expected "
+            "Unicode text; replace the character or drop the row"
         ) from None
     return text

@@ -4,7 +4,7 @@ Owns the folder's layout and its integrity; knows nothing of any source's format
 
     <cache_dir>/weights/                           0700, refused if another user owns it
       <source sha256>-<dtype>-v<converter>/        appears whole (renamed into place) or not at all
-        record.json                                what it is made from; size and sha256 of each file
+        record.json                                its source, and each file's size and sha256
         tokenizer.model
         embedding.npy  final_norm.npy  blocks.query.npy …
 
@@ -104,9 +104,9 @@ def write_cached(
         _check_space(partial, shapes, dtype)
         (partial / _TOKENIZER).write_bytes(tokenizer)
         for path, values in leaves:
-            values = values.astype(leaf_dtype(path, dtype), copy=False)
+            cast = values.astype(leaf_dtype(path, dtype), copy=False)
             # The format has no bfloat16: its bits are kept as integers.
-            bits = values.view(np.uint16) if values.itemsize == 2 else values
+            bits = cast.view(np.uint16) if cast.itemsize == 2 else cast
             np.save(partial / _file_name(path), bits, allow_pickle=False)
         record = {
             "converter": CONVERTER,
@@ -167,8 +167,8 @@ def _check_space(folder: Path, shapes: dict[str, tuple[int, ...]], dtype: Dtype)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DeviceError(
-            f"{folder.parent}: {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB needed for converted "
-            "weights; free some space or name another model.cache_dir"
+            f"{folder.parent}: {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB needed for the "
+            "converted weights; free some space or name another model.cache_dir"
         )
 
 

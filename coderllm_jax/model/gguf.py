@@ -205,7 +205,7 @@ def _map(path: Path) -> memoryview:
 class _Cursor:
     """Walks the header; every read is checked against the end of the file by `struct`."""
 
-    def __init__(self, path: Path, magic: bytes, buffer: memoryview):
+    def __init__(self, path: Path, magic: bytes, buffer: memoryview) -> None:
         if magic != b"GGUF":
             raise ModelError(f"{path}: begins with {magic!r}, not b'GGUF'; it is not a GGUF file")
         self._buffer = buffer

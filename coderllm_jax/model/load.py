@@ -12,7 +12,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -68,7 +67,7 @@ class _Opened(NamedTuple):
 def load_model(
     name: str, *, dtype: Dtype, cache_dir: str, sharding: ShardingRule | None = None
 ) -> LoadedModel:
-    """Loads the model called `name` in `dtype`; `sharding` maps a leaf's path to its placement.
+    """Loads the model called `name` in `dtype`; `sharding` maps a leaf's path and shape to its placement.
 
     Leaves are placed one after another, so that host memory holds one at a time beside what is
     already placed. Raises ModelError for a name that is not understood and for a source that is

@@ -25,7 +25,7 @@ from coderllm_jax.model.architecture import Architecture
 
 Dtype = Literal["float32", "bfloat16"]
 Leaves = Iterable[tuple[str, np.ndarray]]
-ShardingRule = Callable[[str], jax.sharding.Sharding]
+ShardingRule = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]  # of path and shape
 
 
 def leaf_dtype(path: str, dtype: Dtype) -> np.dtype:
@@ -68,7 +68,7 @@ def place(
             placed[path] = jnp.array(values, wanted)
         else:
             placed[path] = jax.make_array_from_callback(
-                values.shape, sharding(path), _reader(values, wanted)
+                values.shape, sharding(path, values.shape), _reader(values, wanted)
             )
     missing = expected.keys() - placed.keys()
     if missing:
