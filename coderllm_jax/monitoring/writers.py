@@ -1,0 +1,143 @@
+"""Many writers behind one: whoever fails is named once and left out, and the run goes on.
+
+    FanOut ── JsonLinesWriter     metrics.jsonl, samples.jsonl       (monitoring.metrics_log)
+           ├─ CluWriter           TensorBoard summaries through CLU
+           ├─ WandbWriter         Weights & Biases, where WANDB_PROJECT is set
+           └─ ProgressWriter      a line on the terminal             (monitoring.progress)
+
+TensorFlow, CLU and wandb are imported when their writer is made, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from coderllm_jax.config.training import TrainingConfig
+from coderllm_jax.records import Sample, Writer
+
+_log = logging.getLogger(__name__)
+_NOT_SCALARS = ("step", "time")
+
+
+class FanOut:
+    """Hands everything to all writers; `enrich` adds figures (such as memory) to every row."""
+
+    def __init__(
+        self,
+        writers: Mapping[str, Callable[[], Writer]],
+        *,
+        enrich: Callable[[], Mapping[str, Any]] = dict,
+    ) -> None:
+        self._enrich = enrich
+        self.failures: dict[str, str] = {}
+        self._writers: dict[str, Writer] = {}
+        for name, make in writers.items():
+            made = self._guarded(name, make)
+            if made is not None:
+                self._writers[name] = made
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """The row, enriched, to every writer."""
+        full = {**row, **self._enrich()}
+        for name, writer in list(self._writers.items()):
+            self._guarded(name, lambda writer=writer: writer.write(full))
+
+    def write_samples(self, step: int, samples: Sequence[Sample]) -> None:
+        """The samples to every writer."""
+        for name, writer in list(self._writers.items()):
+            self._guarded(name, lambda writer=writer: writer.write_samples(step, samples))
+
+    def close(self) -> None:
+        """Closes all of them."""
+        for name, writer in list(self._writers.items()):
+            self._guarded(name, writer.close)
+        self._writers.clear()
+
+    def _guarded(self, name: str, call: Callable[[], Any]) -> Any:
+        """Runs `call`; on any failure the writer is dropped, with one warning."""
+        try:
+            return call()
+        except Exception as error:  # noqa: BLE001 a lost figure must not cost the run it is of
+            self.failures[name] = f"{type(error).__name__}: {error}"
+            self._writers.pop(name, None)
+            _log.warning("writer %s failed and is left out: %s", name, self.failures[name])
+            return None
+
+
+class CluWriter:
+    """TensorBoard summaries: training figures under train/, evaluation figures under eval/."""
+
+    def __init__(self, folder: Path) -> None:
+        from clu.metric_writers import AsyncWriter, SummaryWriter
+
+        self._writer = AsyncWriter(SummaryWriter(str(folder)))
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Scalars of the row at its step."""
+        self._writer.write_scalars(row["step"], named_scalars(row))
+        if "eval_loss" in row:
+            self._writer.flush()
+
+    def write_samples(self, step: int, samples: Sequence[Sample]) -> None:
+        """Answers as text summaries."""
+        texts = {
+            f"samples/{i}": f"**{sample.question}**\n\n{sample.answer}"
+            for i, sample in enumerate(samples)
+        }
+        self._writer.write_texts(step, texts)
+
+    def close(self) -> None:
+        """Flushes and closes the event file."""
+        self._writer.close()
+
+
+class WandbWriter:
+    """Weights & Biases, with its own environment variables (WANDB_MODE=offline stays local)."""
+
+    def __init__(self, folder: Path, config: TrainingConfig, *, run_id: str) -> None:
+        if importlib.util.find_spec("wandb") is None:
+            raise ModuleNotFoundError(
+                "WANDB_PROJECT is set and wandb is not installed; "
+                "pip install 'coderllm-jax[wandb]' or unset it"
+            )
+        import wandb
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._wandb = wandb
+        self._run = wandb.init(
+            project=os.environ["WANDB_PROJECT"],
+            dir=str(folder),
+            id=run_id,
+            resume="allow",
+            config=config.to_dict(),
+        )
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Scalars of the row at its step."""
+        self._run.log(named_scalars(row), step=row["step"])
+
+    def write_samples(self, step: int, samples: Sequence[Sample]) -> None:
+        """Answers as a table."""
+        table = self._wandb.Table(columns=["question", "answer"])
+        for sample in samples:
+            table.add_data(sample.question, sample.answer)
+        self._run.log({"samples": table}, step=step)
+
+    def close(self) -> None:
+        """Ends the W&B run."""
+        self._run.finish()
+
+
+def named_scalars(row: Mapping[str, Any]) -> dict[str, float]:
+    """`{"step": 3, "loss": 2.0}` becomes `{"train/loss": 2.0}`; missing figures are left out."""
+    prefix = "eval" if "eval_loss" in row else "train"
+    return {
+        f"{prefix}/{name.removeprefix('eval_')}": float(value)
+        for name, value in row.items()
+        if name not in _NOT_SCALARS and value is not None
+    }

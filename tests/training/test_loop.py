@@ -1,0 +1,248 @@
+"""The loop's order and its accounts, over a program small enough to check by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from coderllm_jax.config.training import TrainingConfig
+from coderllm_jax.records import PackedBatch, Sample
+from coderllm_jax.training.checkpoint import Checkpoints
+from coderllm_jax.training.loop import EvalBatches, Observers, train
+from coderllm_jax.training.record import RunRecord
+from tests.training.bigram import BigramProgram, batch_of_step, batches_from
+
+EVALUATION = EvalBatches(unseen=[batch_of_step(1000), batch_of_step(1001)])
+
+
+class Notebook:
+    """A Writer that remembers."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.samples: list[tuple[int, Sequence[Sample]]] = []
+
+    def write(self, row: Any) -> None:
+        self.rows.append(dict(row))
+
+    def write_samples(self, step: int, samples: Sequence[Sample]) -> None:
+        self.samples.append((step, samples))
+
+    def close(self) -> None:
+        pass
+
+    @property
+    def losses(self) -> dict[int, float]:
+        return {row["step"]: row["loss"] for row in self.rows if "loss" in row}
+
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        return [row for row in self.rows if "eval_loss" in row]
+
+
+@dataclasses.dataclass
+class Outcome:
+    state: Any
+    record: RunRecord
+    notebook: Notebook
+    steps_kept: list[int]
+
+
+def config_with(**changes: Any) -> TrainingConfig:
+    values = TrainingConfig.create_default()
+    values.evaluation.every_steps = 5
+    values.checkpoint.every_steps = 5
+    values.update_from_flattened_dict(changes)
+    return TrainingConfig.from_config_dict(values)
+
+
+def run(
+    folder: Path,
+    num_steps: int,
+    *,
+    config: TrainingConfig | None = None,
+    program: Any = None,
+    evaluation: EvalBatches = EVALUATION,
+    sample: Callable[[Any], Sequence[Sample]] = lambda state: (),
+    batches: Callable[[int], Iterator[PackedBatch]] = batches_from,
+) -> Outcome:
+    """One session, as the entry puts it together: restore, then train."""
+    program = program or BigramProgram()
+    notebook = Notebook()
+    with Checkpoints(folder) as checkpoints:
+        restored = checkpoints.restore_latest(program.init_state())
+        state, record = restored or (program.init_state(), RunRecord())
+        state = train(
+            config or config_with(),
+            program,
+            state,
+            record,
+            num_steps=num_steps,
+            batches=batches(record.step),
+            evaluation=evaluation,
+            checkpoints=checkpoints,
+            observers=Observers(notebook, sample),
+        )
+        return Outcome(state, record, notebook, checkpoints.steps())
+
+
+def test_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", 10)
+    run(tmp_path / "halves", 5)
+    second = run(tmp_path / "halves", 10)
+
+    assert second.notebook.losses == {s: whole.notebook.losses[s] for s in range(6, 11)}
+    jax.tree.map(np.testing.assert_array_equal, second.state, whole.state)
+    for counter in ("step", "tokens", "loss_tokens", "baseline_few_shot_loss"):
+        assert getattr(second.record, counter) == getattr(whole.record, counter)
+    assert [
+        {name: value for name, value in row.items() if name != "time"}
+        for row in second.record.evaluations
+    ] == [
+        {name: value for name, value in row.items() if name != "time"}
+        for row in whole.record.evaluations
+    ]
+
+
+def test_evaluates_at_start_every_few_steps_and_at_the_end(tmp_path: Path) -> None:
+    outcome = run(tmp_path, 12)
+    assert [row["step"] for row in outcome.notebook.evaluations] == [0, 5, 10, 12]
+    only_ends = run(tmp_path / "ends", 12, config=config_with(**{"evaluation.every_steps": 0}))
+    assert [row["step"] for row in only_ends.notebook.evaluations] == [0, 12]
+
+
+def test_an_untrained_table_has_the_loss_of_a_uniform_guess(tmp_path: Path) -> None:
+    baseline = run(tmp_path, 1).notebook.evaluations[0]
+    assert baseline["eval_loss"] == pytest.approx(math.log(16), abs=1e-6)
+    assert baseline["perplexity"] == pytest.approx(16, abs=1e-4)
+    assert baseline["eval_loss_tokens"] == 2 * 2 * 4  # batches, rows, supervised positions
+
+
+def test_tokens_count_no_padding(tmp_path: Path) -> None:
+    record = run(tmp_path, 3).record
+    assert (record.tokens, record.loss_tokens) == (3 * 2 * 6, 3 * 2 * 4)
+
+
+def test_metrics_are_fetched_after_the_next_step_is_dispatched(tmp_path: Path) -> None:
+    events: list[str] = []
+
+    class Watched(BigramProgram):
+        def __init__(self) -> None:
+            super().__init__()
+            inner = self.train_step
+            steps = iter(range(1, 99))
+
+            def train_step(state: Any, batch: PackedBatch) -> Any:
+                events.append(f"dispatch {next(steps)}")
+                return inner(state, batch)
+
+            self.train_step = train_step
+
+    notebook_write = Notebook.write
+
+    def write(self: Notebook, row: Any) -> None:
+        if "loss" in row:
+            events.append(f"fetched {row['step']}")
+        notebook_write(self, row)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Notebook, "write", write)
+        run(tmp_path, 4, program=Watched())
+    assert events == [
+        "dispatch 1",
+        "dispatch 2",
+        "fetched 1",
+        "dispatch 3",
+        "fetched 2",
+        "dispatch 4",
+        "fetched 3",
+        "fetched 4",
+    ]
+
+
+def test_an_accidental_transfer_raises(tmp_path: Path) -> None:
+    class Careless(BigramProgram):
+        def __init__(self) -> None:
+            super().__init__()
+            self.put_batch = lambda batch: batch  # numpy straight into the compiled step
+
+    only_training = EvalBatches(unseen=[])
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        run(tmp_path, 1, program=Careless(), evaluation=only_training)
+
+
+def test_the_row_of_several_steps_is_their_token_weighted_mean(tmp_path: Path) -> None:
+    def uneven(step: int) -> Iterator[PackedBatch]:
+        for batch in batches_from(step):
+            weights = batch.weights.copy()
+            weights[0] *= step % 2  # every other batch supervises half as much
+            yield batch._replace(weights=weights)
+            step += 1
+
+    each = run(tmp_path / "each", 4, batches=uneven).notebook
+    pairs = run(
+        tmp_path / "pairs", 4, batches=uneven, config=config_with(**{"logging.every_steps": 2})
+    ).notebook
+    assert list(pairs.losses) == [2, 4]
+    expected = (each.losses[1] * 4 + each.losses[2] * 8) / 12
+    assert pairs.losses[2] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(tmp_path: Path) -> None:
+    outcome = run(tmp_path, 20, program=BigramProgram(poison_step=10))
+    assert outcome.record.status == "diverged"
+    assert outcome.steps_kept == [5]
+    best = outcome.record.best
+    assert best is not None
+    assert best["step"] == 5
+    assert math.isnan(outcome.notebook.losses[10])
+
+
+def test_the_best_step_has_a_checkpoint_even_between_periods(tmp_path: Path) -> None:
+    config = config_with(**{"evaluation.every_steps": 2, "checkpoint.every_steps": 0})
+    learning_then_not = BigramProgram(learning_rate=0.1)
+    outcome = run(tmp_path, 7, config=config, program=learning_then_not)
+    best = outcome.record.best
+    assert best is not None
+    assert best["step"] in outcome.steps_kept
+
+
+def test_a_finished_run_does_no_step_and_more_steps_go_on(tmp_path: Path) -> None:
+    run(tmp_path, 4)
+    again = run(tmp_path, 4)
+    assert again.notebook.rows == []
+    assert again.record.step == 4
+    assert list(run(tmp_path, 6).notebook.losses) == [5, 6]
+
+
+def test_sampling_may_move_data_and_is_not_counted_as_training(tmp_path: Path) -> None:
+    def sample(state: Any) -> list[Sample]:
+        answer = int(
+            jax.numpy.argmax(jax.numpy.asarray(np.ones(3)) * state.trainable["table"]["a"][0, 0])
+        )
+        return [Sample("which?", str(answer))]
+
+    outcome = run(tmp_path, 5, sample=sample)
+    assert [step for step, _ in outcome.notebook.samples] == [0, 5]
+    assert outcome.record.sampling_s > 0
+
+
+def test_seconds_are_counted_once(tmp_path: Path) -> None:
+    record = run(tmp_path, 12).record
+    parts = (
+        record.compile_s
+        + record.train_s
+        + record.checkpoint_wait_s
+        + record.evaluation_s
+        + record.sampling_s
+    )
+    assert 0 <= record.data_wait_s <= record.train_s
+    assert parts <= record.wall_s + 0.05
+    assert len(record.step_times_s) == 12
