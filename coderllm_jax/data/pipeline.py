@@ -1,0 +1,192 @@
+"""Packed batches as a function of one number, the step; Grain prefetches them.
+
+    step             0         1         2    |    3         4         5    |    6  ...
+    epoch            0                        |    1                        |    2
+    global row    0 1 2 3   4 5 6 7   8 9 . . |  12 ...                     |
+    host 0 of 2   0 1       4 5       8 9     |                                  batch_size 4
+    host 1 of 2       2 3       6 7       . . |                                  .  an empty row
+
+Every epoch begins a step: its last batch is filled up with empty rows (weights and segments 0). A
+batch therefore depends on the data, the seed and its step alone, not on how long the run is to be:
+starting at step s gives what running to s would have given, also after epochs were added.
+
+Owns the order of batches, each host's part of them, and the Grain iterator. The plan of an epoch
+is made when it is first needed, and at most two are kept.
+"""
+
+from __future__ import annotations
+
+import bisect
+import sys
+from typing import cast
+
+import grain
+import numpy as np
+import numpy.typing as npt
+from absl import flags
+
+from coderllm_jax.data.packing import RowPlan, fill_row, plan_rows
+from coderllm_jax.data.tokenized import TokenizedExamples
+from coderllm_jax.errors import ConfigError, DataError
+from coderllm_jax.records import PackedBatch
+
+# Rows go on for as many epochs as are asked for; Grain wants a length all the same.
+_ENDLESS_STEPS = 2**40
+
+
+class PackedRows:
+    """Packed rows of all epochs by global row number: a Grain random-access source.
+
+    Items are PackedBatch with fields [L]. Holds no position and no lock: caches are replaced as a
+    whole, so that threads may share it and worker processes may be given a copy.
+    """
+
+    def __init__(
+        self,
+        examples: TokenizedExamples,
+        *,
+        sequence_length: int,
+        batch_size: int,
+        seed: int | None = 0,
+        packing: bool = True,
+    ) -> None:
+        """`batch_size` is over all hosts; `seed` None keeps the given order (evaluation)."""
+        if not len(examples):
+            raise DataError("there are no examples to make batches of; expected at least one")
+        self.examples = examples
+        self.sequence_length = sequence_length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.packing = packing
+        self._plans: dict[int, RowPlan] = {}
+        self._first_steps: tuple[int, ...] = (0,)
+
+    def __len__(self) -> int:
+        return _ENDLESS_STEPS * self.batch_size
+
+    def __getitem__(self, row: int) -> PackedBatch:
+        members = [self.examples[example] for example in self._members(int(row))]
+        return fill_row(
+            [member.ids for member in members],
+            [member.supervised for member in members],
+            sequence_length=self.sequence_length,
+        )
+
+    def __repr__(self) -> str:
+        # Grain writes its sources into logs: not with all their tokens.
+        return f"PackedRows({len(self.examples)} examples, {self.sequence_length} positions)"
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_plans": {}}
+
+    def num_steps(self, epochs: int) -> int:
+        """Steps that `epochs` epochs take."""
+        first_steps = self._first_steps
+        while len(first_steps) <= epochs:
+            num_rows = len(self.plan(len(first_steps) - 1))
+            first_steps = (*first_steps, first_steps[-1] + -(-num_rows // self.batch_size))
+            self._first_steps = first_steps
+        return first_steps[epochs]
+
+    def epoch_of_step(self, step: int) -> int:
+        """The epoch, from 0, that step `step` is in."""
+        epoch = bisect.bisect_right(self._first_steps, step) - 1
+        while self.num_steps(epoch + 1) <= step:
+            epoch += 1
+        return epoch
+
+    def examples_in_step(self, step: int) -> npt.NDArray[np.int64]:
+        """Which examples the whole batch of a step holds, as places in the list tokenized.
+
+        `SourceReport.locate` turns each into a file and a line, so that a bad batch can be named.
+        """
+        rows = range(step * self.batch_size, (step + 1) * self.batch_size)
+        return self.examples.sources[np.concatenate([self._members(row) for row in rows])]
+
+    def plan(self, epoch: int) -> RowPlan:
+        """The packing plan of one epoch."""
+        plan = self._plans.get(epoch)
+        if plan is None:
+            plan = plan_rows(
+                self.examples.lengths,
+                self.sequence_length,
+                seed=self.seed,
+                epoch=epoch,
+                packing=self.packing,
+            )
+            # Around an epoch's end, prefetching and naming a batch ask for two by turns.
+            newest = list(self._plans.items())[-1:]
+            self._plans = dict([*newest, (epoch, plan)])
+        return plan
+
+    def _members(self, row: int) -> npt.NDArray[np.int64]:
+        """Examples of a global row; none for a row that only fills up a batch."""
+        epoch = self.epoch_of_step(row // self.batch_size)
+        plan = self.plan(epoch)
+        row -= self.num_steps(epoch) * self.batch_size
+        return plan[row] if row < len(plan) else np.zeros(0, np.int64)
+
+
+def make_train_iterator(
+    rows: PackedRows,
+    *,
+    start_step: int = 0,
+    stop_step: int | None = None,
+    workers: int = 0,
+    prefetch: int = 4,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator[PackedBatch]:
+    """This host's part [batch_size / process_count, L] of every batch from `start_step` on.
+
+    The parts of all hosts, one after another, are the global batch. `prefetch` batches are made
+    ahead, by a thread of this process or by `workers` processes; both give the same batches.
+    Without `stop_step` it never ends. Close it after use.
+    """
+    if rows.batch_size % process_count:
+        raise ConfigError(
+            f"batch_size is {rows.batch_size}; expected a multiple of the {process_count} hosts; "
+            f"change it to {-(-rows.batch_size // process_count) * process_count}"
+        )
+    batches = grain.MapDataset.source(rows).batch(rows.batch_size // process_count)
+    local = batches[process_index::process_count]
+    steps = local[start_step : _ENDLESS_STEPS if stop_step is None else stop_step]
+    per_process = max(1, prefetch // max(1, workers))
+    # One thread: rows are made under the interpreter's lock, and more would only contend for it.
+    reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=per_process)
+    dataset = steps.to_iter_dataset(reading)
+    if workers:
+        # Grain asks absl for its own flags, which only exist parsed where absl started the program.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        dataset = dataset.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=per_process)
+        )
+        # Copied through a pipe: for batches of token ids as fast as shared memory (measured), the
+        # arrays are ordinary ones, and nothing is left in /dev/shm by a process that was killed.
+        dataset = grain.experimental.WithOptionsIterDataset(
+            dataset, grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
+        )
+    return cast("grain.DatasetIterator[PackedBatch]", iter(dataset))
+
+
+def evaluation_batches(
+    examples: TokenizedExamples,
+    *,
+    sequence_length: int,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> list[PackedBatch]:
+    """Every example once, packed in a fixed order: this host's part of each batch."""
+    rows = PackedRows(examples, sequence_length=sequence_length, batch_size=batch_size, seed=None)
+    iterator = make_train_iterator(
+        rows,
+        stop_step=rows.num_steps(1),
+        process_index=process_index,
+        process_count=process_count,
+    )
+    try:
+        return list(iterator)
+    finally:
+        iterator.close()
