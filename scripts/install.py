@@ -140,10 +140,9 @@ def pip_install(venv: pathlib.Path, name: str) -> None:
     command = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet"]
     command += ["--disable-pip-version-check", "--requirement", str(REQUIREMENTS / name)]
     if name.endswith(".lock"):
-        # The lock is complete: resolving again would only cost time. Builds from source use the
-        # backends of bootstrap.lock instead of fetching unpinned ones. Python compiles what is
-        # imported when it is imported: a tenth of these packages' files.
-        command += ["--require-hashes", "--no-deps", "--no-build-isolation", "--no-compile"]
+        # The lock is complete: resolving again would only cost time. What has no wheel is built
+        # with the backends of bootstrap.lock instead of unpinned ones fetched for it.
+        command += ["--require-hashes", "--no-deps", "--no-build-isolation"]
     if subprocess.run(command, check=False).returncode:
         raise InstallError(f"pip could not install requirements/{name}; its messages are above")
 
