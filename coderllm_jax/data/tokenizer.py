@@ -25,7 +25,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from coderllm_jax.errors import DataError, ModelError
 
@@ -221,9 +221,7 @@ def build_sentencepiece(
     where SentencePiece, which has replaced them in the text by then, wants U+2581. The one unknown
     piece is marked as a control piece, and SentencePiece requires it to be marked unknown.
     """
-    from sentencepiece import sentencepiece_model_pb2
-
-    model = sentencepiece_model_pb2.ModelProto()
+    model = _schema().ModelProto()
     for piece, score, kind in zip(pieces, scores, types, strict=True):
         text = piece.replace(" ", _SPACE) if kind == _USER_DEFINED else piece
         model.pieces.add(piece=text, score=score, type=_UNKNOWN if piece == "<unk>" else kind)
@@ -246,16 +244,22 @@ def build_sentencepiece(
 def _protect_control(model: bytes, *, name: str) -> bytes:
     """The same model with marks such as <start_of_turn> out of the reach of text."""
     from google.protobuf.message import DecodeError
-    from sentencepiece import sentencepiece_model_pb2
 
     try:
-        parsed = sentencepiece_model_pb2.ModelProto.FromString(model)
+        parsed = _schema().ModelProto.FromString(model)
     except DecodeError:
         raise ModelError(f"{name}: not a SentencePiece model; fetch the file again") from None
     for piece in parsed.pieces:
         if piece.type == _USER_DEFINED and _RESERVED.fullmatch(piece.piece):
             piece.type = _CONTROL
     return parsed.SerializeToString(deterministic=True)
+
+
+def _schema() -> Any:
+    """SentencePiece's protocol buffer, whose classes exist only once the module has run."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    return sentencepiece_model_pb2
 
 
 def _checked(text: str) -> str:

@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import mmap
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -109,7 +110,7 @@ def open_gguf(path: str | Path) -> GgufFile:
     path = Path(path)
     try:
         with path.open("rb") as file:
-            return _parse(path, _Cursor(path, file.read(4), _map(path)))
+            return _parse(path, _Cursor(path, file))
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; gguf: expects the path of a .gguf file") from None
     except (OSError, struct.error, UnicodeDecodeError) as error:
@@ -161,10 +162,9 @@ def vocabulary_of(file: GgufFile) -> tuple[list[str], list[float], list[int]]:
     if (kind := file.metadata.get("tokenizer.ggml.model")) != "llama":
         raise ModelError(f"{file.path}: its tokenizer is '{kind}'; Gemma's is 'llama'")
     names = ("tokens", "scores", "token_type")
-    lists = [file.metadata.get(f"tokenizer.ggml.{name}") for name in names]
-    if not all(isinstance(items, list) for items in lists) or len({*map(len, lists)}) != 1:
+    pieces, scores, types = (file.metadata.get(f"tokenizer.ggml.{name}", []) for name in names)
+    if not pieces or not len(pieces) == len(scores) == len(types):
         raise ModelError(f"{file.path}: its tokenizer's lists are missing or differ in length")
-    pieces, scores, types = lists
     return pieces, scores, types
 
 
@@ -198,18 +198,15 @@ def _to_tree(name: str, values: np.ndarray, architecture: Architecture) -> np.nd
     return values.T
 
 
-def _map(path: Path) -> memoryview:
-    return memoryview(np.memmap(path, np.uint8, mode="r"))
-
-
 class _Cursor:
     """Walks the header; every read is checked against the end of the file by `struct`."""
 
-    def __init__(self, path: Path, magic: bytes, buffer: memoryview) -> None:
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        magic = file.read(4)
         if magic != b"GGUF":
             raise ModelError(f"{path}: begins with {magic!r}, not b'GGUF'; it is not a GGUF file")
-        self._buffer = buffer
-        self.position = 4
+        self._buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.position = len(magic)
 
     def scalar(self, form: str) -> Any:
         (value,) = struct.unpack_from(form, self._buffer, self.position)

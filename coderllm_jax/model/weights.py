@@ -13,19 +13,34 @@ computes in float32 anyway.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
+from coderllm_jax.data.tokenizer import Tokenizer
 from coderllm_jax.errors import ModelError
 from coderllm_jax.model.architecture import Architecture
 
 Dtype = Literal["float32", "bfloat16"]
 Leaves = Iterable[tuple[str, np.ndarray]]
 ShardingRule = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]  # of path and shape
+
+
+class OpenedModel(NamedTuple):
+    """A model found and described, before its leaves are read (once).
+
+    `source` says in words where it came from. `sha256` is that of the source's bytes; None where
+    there is no one file to hash: that of the leaves, taken as they pass, then stands in.
+    """
+
+    architecture: Architecture
+    leaves: Leaves
+    tokenizer: Tokenizer
+    source: str
+    sha256: str | None = None
 
 
 def leaf_dtype(path: str, dtype: Dtype) -> np.dtype:

@@ -1,0 +1,40 @@
+"""Fixtures that every test may ask for: the real model, loaded once, and small stand-ins for it."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports Keras or TensorFlow: the backend is read once, at import.
+os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import pytest
+
+from coderllm_jax.config.training import ModelSection
+
+
+@pytest.fixture(scope="session")
+def gemma():
+    """The real Gemma 3 270M in float32 (mark the test `real_model`).
+
+    It lies in the cache that training uses, so a machine converts it once for both.
+    """
+    from coderllm_jax.model.load import load_model
+
+    return load_model("gemma3_270m", dtype="float32", cache_dir=ModelSection().cache_dir)
+
+
+@pytest.fixture(scope="session")
+def small_vocabulary():
+    """(pieces, scores, types) as a GGUF lists them: Gemma's special pieces, bytes, a few words."""
+    control = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>"]
+    runs = ["\n", "\n\n", "  ", "    ", "<b>"]
+    in_bytes = [f"<0x{byte:02X}>" for byte in range(256)]
+    letters = list("\u2581abcdefghijklmnopqrstuvwxyz=()<>_")
+    merged = ["de", "def", "\u2581x", "re", "ret", "ur", "urn", "return"]
+    pieces = control + runs + in_bytes + letters + merged
+    types = [3] * len(control) + [4] * len(runs) + [6] * 256 + [1] * len(letters + merged)
+    scores = [-1000.0] * len(control + runs) + [0.0] * 256
+    scores += [-float(i) - len(merged) for i in range(len(letters))]
+    scores += [-float(i) for i in range(len(merged))]
+    return pieces, scores, types
