@@ -76,7 +76,7 @@ def detect_layout(row: Mapping[str, Any]) -> str:
     hints = [
         f"'{close[0]}' for '{key}'"
         for key in row
-        if (close := difflib.get_close_matches(str(key), known, n=1))
+        if (close := difflib.get_close_matches(str(key), known, n=1, cutoff=0.75))
     ]
     hint = f"; did you mean {', '.join(hints)}?" if hints else "; rename the row's keys"
     raise DataError(f"the row has {_keys(row)}; expected {expected}{hint}")

@@ -1,4 +1,4 @@
-"""The packing plan is complete, tight, seeded and a pure function; rows look as records draws them."""
+"""The plan is complete, tight, seeded and a pure function; rows look as `records` draws them."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def test_a_recorded_plan_stays_what_it_was():
 def test_seed_and_epoch_change_the_neighbours_and_the_order_of_rows():
     lengths = short_questions(300)
     first = rows_of(plan_rows(lengths, 256, seed=0, epoch=0))
-    for other in (dict(seed=1, epoch=0), dict(seed=0, epoch=1)):
+    for other in ({"seed": 1, "epoch": 0}, {"seed": 0, "epoch": 1}):
         rows = rows_of(plan_rows(lengths, 256, **other))
         assert {frozenset(row) for row in rows} != {frozenset(row) for row in first}
     # Best fit alone would sort rows by their longest example.

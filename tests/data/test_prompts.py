@@ -1,4 +1,4 @@
-"""Prompts: Gemma's turns, one function for all, nothing a user writes can act as a control token."""
+"""Prompts: Gemma's turns, one function for all, no control token out of what a user writes."""
 
 import functools
 
