@@ -1,3 +1,30 @@
 """Fine-tune, evaluate, compare and watch Gemma with KerasHub and JAX."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coderllm_jax.config.training import TrainingConfig
+    from coderllm_jax.train import TrainingResult, train_model
+
 __version__ = "0.1.0"
+__all__ = ["TrainingConfig", "TrainingResult", "__version__", "train_model"]
+
+# Loaded when asked for: `import coderllm_jax` must cost nothing to a command that prints its help.
+_HOME = {
+    "TrainingConfig": "coderllm_jax.config.training",
+    "TrainingResult": "coderllm_jax.train",
+    "train_model": "coderllm_jax.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'coderllm_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -25,13 +25,20 @@ _RECENT = 16
 class ProgressWriter:
     """Shows rows as they come; a Writer that owns the terminal's current line."""
 
-    def __init__(self, num_steps: int, *, stream: TextIO | None = None) -> None:
-        self._num_steps = num_steps
+    def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
+        self._quiet = quiet
         self._in_place = self._stream.isatty()
-        self._every = 1 if self._in_place else max(1, num_steps // _LINES_WITHOUT_TERMINAL)
+        self._num_steps = self._every = 1
         self._step_times_s: deque[float] = deque(maxlen=_RECENT)
         self._shown_width = 0
+
+    def begin(self, *, num_steps: int, step: int) -> None:
+        """Says how long the run is, and from which step it goes on."""
+        self._num_steps = num_steps
+        self._every = 1 if self._in_place else max(1, num_steps // _LINES_WITHOUT_TERMINAL)
+        if step:
+            self._show(f"going on from step {step}", keep=True)
 
     def note(self, text: str) -> None:
         """A line about what is going on now; the next line takes its place on a terminal."""
@@ -76,6 +83,8 @@ class ProgressWriter:
         )
 
     def _show(self, text: str, *, keep: bool) -> None:
+        if self._quiet:
+            return
         if self._in_place:
             padding = " " * max(0, self._shown_width - len(text))
             self._stream.write(f"\r{text}{padding}" + ("\n" if keep else "\r" if not text else ""))

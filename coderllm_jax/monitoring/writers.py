@@ -18,10 +18,33 @@ from pathlib import Path
 from typing import Any
 
 from coderllm_jax.config.training import TrainingConfig
+from coderllm_jax.monitoring.metrics_log import JsonLinesWriter
+from coderllm_jax.monitoring.resources import memory_bytes
 from coderllm_jax.records import Sample, Writer
+from coderllm_jax.training.run_folder import RunFolder, read_json
 
 _log = logging.getLogger(__name__)
 _NOT_SCALARS = ("step", "time")
+
+
+def open_writers(
+    config: TrainingConfig,
+    folder: RunFolder,
+    progress: Writer,
+    *,
+    resumed_from: int | None,
+    is_first: bool = True,
+) -> FanOut:
+    """The writers that `config` and the environment ask for; none but on the first process."""
+    writers: dict[str, Callable[[], Writer]] = {}
+    if is_first:
+        writers["metrics.jsonl"] = lambda: JsonLinesWriter(folder, resumed_from=resumed_from)
+        writers["progress"] = lambda: progress
+        if config.logging.clu:
+            writers["CLU"] = lambda: CluWriter(folder.metrics)
+        if os.environ.get("WANDB_PROJECT"):
+            writers["W&B"] = lambda: WandbWriter(folder, config)
+    return FanOut(writers, enrich=lambda: {"memory_bytes": memory_bytes()})
 
 
 class FanOut:
@@ -73,8 +96,11 @@ class CluWriter:
     """TensorBoard summaries: training figures under train/, evaluation figures under eval/."""
 
     def __init__(self, folder: Path) -> None:
+        import tensorflow as tf
         from clu.metric_writers import AsyncWriter, SummaryWriter
 
+        # TensorFlow writes files here and computes nothing; left alone it takes the GPU's memory.
+        tf.config.set_visible_devices([], "GPU")
         self._writer = AsyncWriter(SummaryWriter(str(folder)))
 
     def write(self, row: Mapping[str, Any]) -> None:
@@ -99,7 +125,7 @@ class CluWriter:
 class WandbWriter:
     """Weights & Biases, with its own environment variables (WANDB_MODE=offline stays local)."""
 
-    def __init__(self, folder: Path, config: TrainingConfig, *, run_id: str) -> None:
+    def __init__(self, folder: RunFolder, config: TrainingConfig) -> None:
         if importlib.util.find_spec("wandb") is None:
             raise ModuleNotFoundError(
                 "WANDB_PROJECT is set and wandb is not installed; "
@@ -107,12 +133,13 @@ class WandbWriter:
             )
         import wandb
 
-        folder.mkdir(parents=True, exist_ok=True)
         self._wandb = wandb
         self._run = wandb.init(
             project=os.environ["WANDB_PROJECT"],
-            dir=str(folder),
-            id=run_id,
+            dir=str(folder.path),
+            name=folder.path.name,
+            # The folder's own id, so that a resumed run goes on in the same W&B run.
+            id=read_json(folder.manifest)["run_id"],
             resume="allow",
             config=config.to_dict(),
         )

@@ -4,13 +4,20 @@
     adapter/adapter_config.json    kind, model, step, rank, alpha, targets, and the file's sha256
 
 The layout is `model.architecture`'s: layers stacked on the first axis. After full fine-tuning the
-same two files hold every weight and `kind` is `full`.
+same two files hold every weight and `kind` is `full`. safetensors is Hugging Face's format,
+written here by hand because it is a JSON header and raw bytes, and its NumPy reader knows no
+bfloat16:
+
+    8 bytes     length of the header, little-endian
+    header      {"query.a": {"dtype": "F32", "shape": [18, 4, 640, 8], "data_offsets": [0, ...]}}
+    data        the tensors' bytes, end to end, little-endian, C order
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,14 +25,13 @@ from typing import Any
 import jax
 import ml_dtypes
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from coderllm_jax.errors import RunError
 from coderllm_jax.training.run_folder import flatten, read_json, write_json
 
 _TENSORS, _CONFIG = "adapter.safetensors", "adapter_config.json"
-_DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "F64": np.float64}
+_DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16)}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +45,8 @@ class Adapter:
 def save_adapter(folder: Path, tensors: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Writes both files; the config last, so that a folder with a config is whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    leaves = {
-        name: np.ascontiguousarray(leaf) for name, leaf in flatten(jax.device_get(tensors)).items()
-    }
-    data = safetensors.numpy.save(leaves)
     (folder / _CONFIG).unlink(missing_ok=True)
+    data = to_safetensors(flatten(tensors))
     (folder / _TENSORS).write_bytes(data)
     write_json(folder / _CONFIG, {**config, "sha256": hashlib.sha256(data).hexdigest()})
 
@@ -54,19 +57,55 @@ def load_adapter(folder: Path) -> Adapter:
         raise RunError(f"{folder}: no {_CONFIG}; expected the adapter folder of a trained run")
     config = read_json(folder / _CONFIG)
     data = (folder / _TENSORS).read_bytes()
-    found = hashlib.sha256(data).hexdigest()
-    if found != config.get("sha256"):
+    found, expected = hashlib.sha256(data).hexdigest(), str(config.get("sha256"))
+    if found != expected:
         raise RunError(
-            f"{folder / _TENSORS}: sha256 is {found[:12]}…, expected "
-            f"{str(config.get('sha256'))[:12]}…; the file is damaged: take it from the run again"
+            f"{folder / _TENSORS}: sha256 is {found[:12]}…, expected {expected[:12]}…; "
+            "the file is damaged: copy it from the run again"
         )
     tree: dict[str, Any] = {}
-    for name, info in safetensors.deserialize(data):
+    for name, array in from_safetensors(data).items():
         *parents, leaf = name.split(".")
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
-        # safetensors.numpy.load knows no bfloat16; the buffer is the same either way.
-        array = np.frombuffer(info["data"], _DTYPES[info["dtype"]])
-        node[leaf] = array.reshape(info["shape"])
+        node[leaf] = array
     return Adapter(tree, config)
+
+
+def fetch(tree: Any) -> Any:
+    """The whole of every array as numpy, on every process, however it is sharded."""
+    if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree)):
+        return jax.device_get(tree)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def to_safetensors(tensors: Mapping[str, np.ndarray]) -> bytes:
+    """The file's bytes; tensors are float32 or bfloat16."""
+    header, parts, offset = {}, [], 0
+    for name, array in sorted(tensors.items()):
+        part = np.ascontiguousarray(array).tobytes()
+        header[name] = {
+            "dtype": _NAMES[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + len(part)],
+        }
+        offset += len(part)
+        parts.append(part)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the data begins on a multiple of 8
+    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
+
+
+def from_safetensors(data: bytes) -> dict[str, np.ndarray]:
+    """Read-only views into `data`, by name."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    tensors = {}
+    for name, info in json.loads(data[8:start]).items():
+        if name != "__metadata__":
+            begin, end = info["data_offsets"]
+            raw = np.frombuffer(data[start + begin : start + end], _DTYPES[info["dtype"]])
+            tensors[name] = raw.reshape(info["shape"])
+    return tensors
