@@ -1,9 +1,12 @@
 """The tiny random model: every part of a run in seconds, on nothing worth keeping."""
 
+from ml_collections import ConfigDict
+
 from coderllm_jax import TrainingConfig
 
 
-def get_config():
+def get_config() -> ConfigDict:
+    """The card's configuration."""
     config = TrainingConfig.create_default()
     config.model_name = "tiny"
     config.workdir = "runs/tiny"

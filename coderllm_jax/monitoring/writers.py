@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from coderllm_jax.config.training import TrainingConfig
 from coderllm_jax.monitoring.metrics_log import JsonLinesWriter
 from coderllm_jax.monitoring.resources import memory_bytes
@@ -33,11 +35,10 @@ def open_writers(
     progress: Writer,
     *,
     resumed_from: int | None,
-    is_first: bool = True,
 ) -> FanOut:
     """The writers that `config` and the environment ask for; none but on the first process."""
     writers: dict[str, Callable[[], Writer]] = {}
-    if is_first:
+    if jax.process_index() == 0:
         writers["metrics.jsonl"] = lambda: JsonLinesWriter(folder, resumed_from=resumed_from)
         writers["progress"] = lambda: progress
         if config.logging.clu:

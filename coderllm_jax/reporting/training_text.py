@@ -10,7 +10,7 @@ from coderllm_jax.monitoring.progress import clock
 from coderllm_jax.training.run_folder import RunFolder, read_json
 
 
-def describe_result(workdir: Path) -> str:
+def describe_run(workdir: Path) -> str:
     """Losses before and at best, rates, time, where the page is, and one pair of answers."""
     folder = RunFolder(workdir)
     summary = read_json(folder.summary)
@@ -41,12 +41,12 @@ def _losses(summary: dict[str, Any]) -> str:
 def _answers(samples: list[dict[str, Any]], best_step: int | None) -> list[str]:
     before = {row["question"]: row["answer"] for row in samples if row["step"] == 0}
     after = {row["question"]: row["answer"] for row in samples if row["step"] == best_step}
-    for question in before:
+    for question, answer in before.items():
         if question in after:
             return [
                 "",
                 f"question  {_one_line(question)}",
-                f"before    {_one_line(before[question])}",
+                f"before    {_one_line(answer)}",
                 f"after     {_one_line(after[question])}",
             ]
     return []

@@ -8,13 +8,29 @@ unless `mesh.platform=cpu` says that this is what is wanted.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from coderllm_jax.errors import DeviceError
 
 # What an accelerator looks like to a process that cannot load its driver.
 _ACCELERATOR_FILES = ("nvidia[0-9]*", "accel[0-9]*", "vfio/[0-9]*", "kfd")
+
+# Dense bfloat16 FLOP/s from the makers' data sheets; keys are parts of jax's `device_kind`.
+PEAK_BF16_FLOPS = {
+    "A100": 312e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "B200": 2250e12,
+    "L4": 121e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+}
 
 
 def prepare_process(*, platform: str, cache_dir: str) -> None:
@@ -36,7 +52,14 @@ def check_platform(wanted: str) -> str:
     """The platform JAX computes on; DeviceError where it is not the one that was meant."""
     import jax
 
-    found = jax.default_backend()
+    try:
+        found = jax.default_backend()
+    except RuntimeError as error:  # JAX_PLATFORMS names one that cannot be started
+        raise DeviceError(
+            f"JAX cannot start {os.environ.get('JAX_PLATFORMS', wanted)} "
+            f"({' '.join(str(error).split())[:200]}); install its extra and free the device, "
+            "or set mesh.platform=cpu"
+        ) from error
     if wanted not in ("auto", found):
         raise DeviceError(
             f"mesh.platform is {wanted} and JAX found {found}; install the extra for {wanted} "
@@ -55,3 +78,37 @@ def check_platform(wanted: str) -> str:
 def find_accelerators(devices: Path = Path("/dev")) -> list[Path]:
     """Device files of accelerators, whether or not JAX can use them."""
     return sorted(path for pattern in _ACCELERATOR_FILES for path in devices.glob(pattern))
+
+
+def peak_flops() -> float | None:
+    """All devices' dense bfloat16 rate together; None where the kind is not in the table."""
+    import jax
+
+    kinds = [device.device_kind for device in jax.devices()]
+    for name, rate in PEAK_BF16_FLOPS.items():
+        if re.search(rf"\b{name}\b", kinds[0]):
+            return rate * len(kinds)
+    return None
+
+
+def describe_devices() -> dict[str, Any]:
+    """For the manifest: what a run was computed on. Its bits depend on all of it."""
+    import jax
+    import psutil
+
+    devices = jax.devices()
+    return {
+        "platform": devices[0].platform,
+        "kind": devices[0].device_kind,
+        "count": len(devices),
+        "processes": jax.process_count(),
+        "cpu_cores": usable_cores(),
+        "host_memory_bytes": psutil.virtual_memory().total,
+    }
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on, which can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

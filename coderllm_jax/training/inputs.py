@@ -15,17 +15,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import grain
+import jax
 import numpy as np
 
 from coderllm_jax.config.training import TrainingConfig
 from coderllm_jax.data.holdout import hold_out
-from coderllm_jax.data.pipeline import PackedRows, evaluation_batches
+from coderllm_jax.data.pipeline import PackedRows, evaluation_batches, make_train_iterator
 from coderllm_jax.data.prompts import encode_few_shot
 from coderllm_jax.data.sources import read_examples
 from coderllm_jax.data.tokenized import TokenizedExamples, tokenize_examples
 from coderllm_jax.data.tokenizer import Tokenizer
 from coderllm_jax.errors import DataError
-from coderllm_jax.records import EvalItem, Example, Sample
+from coderllm_jax.records import EvalItem, Example, PackedBatch, Sample
 from coderllm_jax.training.loop import EvalBatches
 
 DEFAULT_TRAINING, DEFAULT_EVALUATION = Path("data/training"), Path("data/evaluation")
@@ -46,6 +48,20 @@ class Inputs:
     def num_steps(self, config: TrainingConfig) -> int:
         """Steps of the whole run: as asked, or as many as the epochs take."""
         return config.steps or self.rows.num_steps(config.num_epochs)
+
+    def batches(
+        self, config: TrainingConfig, *, start_step: int, stop_step: int
+    ) -> grain.DatasetIterator[PackedBatch]:
+        """This host's part of every batch from `start_step` on; close it after use."""
+        return make_train_iterator(
+            self.rows,
+            start_step=start_step,
+            stop_step=stop_step,
+            workers=config.data.workers,
+            prefetch=config.data.prefetch,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
 
 
 class Consumption:
@@ -89,12 +105,7 @@ class Consumption:
 
 
 def read_inputs(
-    config: TrainingConfig,
-    tokenizer: Tokenizer,
-    items: Sequence[EvalItem] | None,
-    *,
-    process_index: int = 0,
-    process_count: int = 1,
+    config: TrainingConfig, tokenizer: Tokenizer, items: Sequence[EvalItem] | None
 ) -> Inputs:
     """Reads, tokenizes and plans. `items` None: evaluation rows are held out of the training rows.
 
@@ -129,8 +140,8 @@ def read_inputs(
             encoded,
             sequence_length=length,
             batch_size=config.batch_size,
-            process_index=process_index,
-            process_count=process_count,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
         )
 
     asked = [Example.from_question(item.question, item.answer) for item in chosen]

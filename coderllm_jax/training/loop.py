@@ -84,12 +84,13 @@ def train(
     """
     meter = Meter(record, observers.writer, every_steps=config.logging.every_steps)
     judge = _Judge(program, meter, record, evaluation, observers)
+    if record.step == num_steps:
+        return state
     record.status = "running"
     if record.step == 0:
         observers.note("measuring the model as it is")
         judge.measure_baseline(state)
-    if record.step < num_steps:
-        observers.note("compiling the training step")
+    observers.note("compiling the training step")
 
     in_flight: tuple[int, Any] | None = None
     # Whatever a step needs is put on the devices on purpose, by put_batch. A value that Python

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from coderllm_jax.monitoring.resources import describe_devices
+from coderllm_jax.training.devices import describe_devices
 
 _PACKAGES = (
     "coderllm-jax",

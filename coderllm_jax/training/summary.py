@@ -16,23 +16,24 @@ _NOTICEABLE = 0.01
 _LEARNED = 0.9
 
 
-def judge_convergence(losses: Sequence[float]) -> Verdict:
-    """One word over the evaluation losses, the baseline first.
+def judge_convergence(evaluations: Sequence[tuple[int, float]]) -> Verdict:
+    """One word over (step, evaluation loss), the baseline first.
 
     diverged    a loss is not finite, or the last one is above the baseline by more than 1 %
-    improving   the last evaluation is better by more than 1 % than all but the last quarter's
+    improving   the last one is lower by more than 1 % than all of the first three quarters' steps
     converged   no longer improving, and the best is at most 0.9 of the baseline
     plateaued   no longer improving, and never got that far
     """
-    if not losses or not all(map(is_finite, losses)):
-        return "diverged" if losses else "plateaued"
-    baseline, last = losses[0], losses[-1]
-    if last > baseline * (1 + _NOTICEABLE):
+    losses = [loss for _, loss in evaluations]
+    if not losses:
+        return "plateaued"
+    if not all(map(is_finite, losses)) or losses[-1] > losses[0] * (1 + _NOTICEABLE):
         return "diverged"
-    recent = max(1, len(losses) // 4)
-    if last < min(losses[:-recent], default=last) * (1 - _NOTICEABLE):
+    last_step = evaluations[-1][0]
+    earlier = min((loss for step, loss in evaluations if step <= 0.75 * last_step), default=0)
+    if losses[-1] < earlier * (1 - _NOTICEABLE):
         return "improving"
-    return "converged" if min(losses) <= _LEARNED * baseline else "plateaued"
+    return "converged" if min(losses) <= _LEARNED * losses[0] else "plateaued"
 
 
 def summarize(
@@ -52,7 +53,7 @@ def summarize(
     mfu = None
     if flops_per_step and peak_flops and step_time_s:
         mfu = flops_per_step / step_time_s / peak_flops
-    verdict: Verdict = judge_convergence([row["eval_loss"] for row in record.evaluations])
+    verdict = judge_convergence([(row["step"], row["eval_loss"]) for row in record.evaluations])
     if record.status == "diverged":
         verdict = "diverged"
     return {
