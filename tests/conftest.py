@@ -28,7 +28,7 @@ def gemma():
 def small_vocabulary():
     """(pieces, scores, types) as a GGUF lists them: Gemma's special pieces, bytes, a few words."""
     control = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>"]
-    runs = ["\n", "\n\n", "  ", "    ", "<b>"]
+    runs = ["\n", "\n\n", "  ", "    ", "<b>", "<img>", "<start_of_image>", "<end_of_image>"]
     in_bytes = [f"<0x{byte:02X}>" for byte in range(256)]
     letters = list("\u2581abcdefghijklmnopqrstuvwxyz=()<>_")
     merged = ["de", "def", "\u2581x", "re", "ret", "ur", "urn", "return"]

@@ -26,7 +26,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -82,7 +82,7 @@ def open_cached(folder: Path) -> CachedModel | None:
         return None
     try:
         return _verify(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         logging.warning("%s is damaged (%s) and is made again", folder, error)
         shutil.rmtree(folder, ignore_errors=True)
         return None
@@ -115,7 +115,7 @@ def write_cached(
             "architecture": dataclasses.asdict(architecture),
             "files": _digests(partial, [_TOKENIZER, *map(_file_name, shapes)]),
         }
-        (partial / _RECORD).write_text(json.dumps(record, indent=1))
+        _write_record(partial / _RECORD, record)
         try:
             partial.rename(folder)
         except OSError as error:
@@ -136,7 +136,7 @@ def sha256_of(path: str | Path) -> str:
 
 
 def _verify(folder: Path) -> CachedModel:
-    record = json.loads((folder / _RECORD).read_text())
+    record = _read_record(folder / _RECORD)
     architecture = Architecture(**record["architecture"])
     expected = record["files"]
     names = [_TOKENIZER, *map(_file_name, leaf_shapes(architecture))]
@@ -151,7 +151,24 @@ def _verify(folder: Path) -> CachedModel:
     return CachedModel(folder, architecture, record["dtype"])
 
 
-def _digests(folder: Path, names: list[str]) -> dict[str, dict]:
+def _write_record(path: Path, record: dict[str, Any]) -> None:
+    """The record and its own sha256, so that a changed number in it is seen as well."""
+    signed = record | {"sha256": _digest_of(record)}
+    path.write_text(json.dumps(signed, indent=1), encoding="utf-8")
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if record.pop("sha256") != _digest_of(record):
+        raise ValueError("its record has another sha256")
+    return record
+
+
+def _digest_of(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _digests(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
     with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
         digests = list(pool.map(lambda name: sha256_of(folder / name), names))
     return {

@@ -83,7 +83,13 @@ class GgufFile:
         if name not in self.tensors:
             raise ModelError(f"{self.path}: tensor '{name}' is missing; the file is not a Gemma 3")
         tensor = self.tensors[name]
-        kind = GGMLQuantizationType(tensor.type)
+        try:
+            kind = GGMLQuantizationType(tensor.type)
+        except ValueError:
+            raise ModelError(
+                f"{self.path}: '{name}' is stored as type {tensor.type}, which is unknown here; "
+                "the file is damaged, or newer than the installed gguf package"
+            ) from None
         block_size, block_bytes = GGML_QUANT_SIZES[kind]
         *rows, row = tensor.shape
         if row % block_size:

@@ -71,11 +71,11 @@ def to_keras_hub(
     enabled with KerasHub's own variables; `alpha` defaults to the rank, so that the scale is 1.
     """
     backbone = _build(architecture, dtype=dtype)
-    backbone.token_embedding.embeddings.assign(weights["embedding"])
-    backbone.layer_norm.scale.assign(weights["final_norm"])
+    _assign(backbone.token_embedding.embeddings, weights["embedding"])
+    _assign(backbone.layer_norm.scale, weights["final_norm"])
     for i, layers in enumerate(_blocks(backbone, architecture)):
         for name, layer in layers.items():
-            _variable(layer, name).assign(weights["blocks"][name][i])
+            _assign(_variable(layer, name), weights["blocks"][name][i])
     if adapters:
         ranks = {adapter["a"].shape[-1] for adapter in adapters.values()}
         if len(ranks) != 1:
@@ -83,8 +83,8 @@ def to_keras_hub(
         enable_lora(backbone, targets=tuple(adapters), rank=ranks.pop(), alpha=alpha)
         for i, layers in enumerate(_blocks(backbone, architecture)):
             for name, adapter in adapters.items():
-                layers[name].lora_kernel_a.assign(adapter["a"][i])
-                layers[name].lora_kernel_b.assign(adapter["b"][i])
+                _assign(layers[name].lora_kernel_a, adapter["a"][i])
+                _assign(layers[name].lora_kernel_b, adapter["b"][i])
     return backbone
 
 
@@ -248,6 +248,13 @@ def _build(architecture: Architecture, *, dtype: Dtype) -> Any:
             if name.endswith("norm"):
                 layer.epsilon = architecture.norm_epsilon
     return backbone
+
+
+def _assign(variable: Any, values: Any) -> None:
+    """Copies: Keras keeps the array it is given, and donates it to its own compiled steps."""
+    import jax.numpy as jnp
+
+    variable.assign(jnp.array(values, copy=True))
 
 
 def _scales_by_head_size(architecture: Architecture) -> bool:

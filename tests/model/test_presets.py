@@ -1,0 +1,133 @@
+"""Presets and folders: what is understood loads, what is refused says what to set."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import jax
+import keras_hub
+import numpy as np
+import pytest
+
+from coderllm_jax.data.tokenizer import build_sentencepiece
+from coderllm_jax.errors import ModelError
+from coderllm_jax.model import keras_bridge, presets
+from coderllm_jax.model.architecture import TINY
+from coderllm_jax.model.load import load_model
+from coderllm_jax.model.tiny import random_leaves
+from coderllm_jax.model.weights import place
+
+# Keras 3.15 saves a variable through an __array__ that numpy 2 finds old-fashioned, and KerasHub
+# 0.32 leaves a tokenizer's file to the garbage collector.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+# KerasHub's constructor makes every sixth layer global, and a saved preset holds no other choice.
+SAVED = dataclasses.replace(TINY, global_every=6, vocabulary=320)
+
+
+def _load(name, tmp_path):
+    return load_model(name, dtype="float32", cache_dir=str(tmp_path / "unused"))
+
+
+@pytest.fixture
+def saved_preset(tmp_path, small_vocabulary):
+    """A Keras folder written by KerasHub itself."""
+    weights = place(random_leaves(SAVED, seed=0), SAVED, dtype="float32")
+    keras_bridge.to_keras_hub(SAVED, weights).save_to_preset(str(tmp_path / "preset"))
+    proto = build_sentencepiece(*small_vocabulary)
+    tokenizer = keras_hub.models.Gemma3Tokenizer(proto=proto)
+    tokenizer.save_to_preset(str(tmp_path / "preset"))
+    return tmp_path / "preset"
+
+
+def test_a_saved_keras_folder_comes_back(saved_preset, tmp_path):
+    model = _load(str(saved_preset), tmp_path)
+    expected = place(random_leaves(SAVED, seed=0), SAVED, dtype="float32")
+    assert model.architecture == SAVED
+    jax.tree.map(np.testing.assert_array_equal, model.weights, expected)
+    assert model.tokenizer.start_of_turn_id == 5
+    assert model.tokenizer.decode(model.tokenizer.encode("def x")) == "def x"
+
+
+def test_a_folder_that_names_another_class_is_never_deserialized(saved_preset, tmp_path):
+    config = json.loads((saved_preset / "config.json").read_text())
+    config |= {"module": "os", "class_name": "system", "config": {"command": "true"}}
+    (saved_preset / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="neither model_type nor class_name"):
+        _load(str(saved_preset), tmp_path)
+
+
+def test_a_damaged_keras_folder_ends_with_one_line(saved_preset, tmp_path):
+    (saved_preset / "model.weights.h5").write_bytes(b"no weights")
+    with pytest.raises(ModelError, match="was not loaded") as caught:
+        _load(str(saved_preset), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["gemma-2b", "gemma_2b_en", "gemma2_2b_en"])
+def test_older_families_are_known_and_told_to_wait(tmp_path, name):
+    with pytest.raises(ModelError, match=f"'{name}' is KerasHub's gemma.*only Gemma 3"):
+        _load(name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("gemma3-270m", "gemma3_270m"), ("gema3_1b", "gemma3_1b"), ("tinny", "tiny")],
+)
+def test_a_misspelling_is_answered_with_the_name(tmp_path, name, meant):
+    with pytest.raises(ModelError, match=f"did you mean '{meant}'"):
+        _load(name, tmp_path)
+
+
+def test_nonsense_is_answered_with_what_is_expected(tmp_path):
+    with pytest.raises(ModelError, match=r"hf://org/name.*for instance gemma3_270m, tiny"):
+        _load("qqqqqqqqqqqqqq", tmp_path)
+
+
+def test_a_gated_preset_says_what_to_set_and_shows_no_secret(tmp_path, monkeypatch):
+    def refused(*args, **kwargs):
+        raise PermissionError("403 for key s3cr3t-value\nsecond line")
+
+    monkeypatch.setenv("KAGGLE_KEY", "s3cr3t-value")
+    monkeypatch.setattr(keras_hub.models.Gemma3Backbone, "from_preset", refused)
+    with pytest.raises(ModelError, match="KAGGLE_USERNAME and KAGGLE_KEY") as caught:
+        _load("gemma3_1b", tmp_path)
+    assert "s3cr3t" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_gated_repository_says_what_to_set_and_shows_no_secret(tmp_path, monkeypatch):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+
+    def refused(*args, **kwargs):
+        raise PermissionError("401 for hf_s3cr3t")
+
+    monkeypatch.setenv("HF_TOKEN", "hf_s3cr3t")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refused)
+    with pytest.raises(ModelError, match="set HF_TOKEN") as caught:
+        _load("hf://google/gemma-3-1b-it", tmp_path)
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_a_fetched_repository_is_opened_and_its_commit_recorded(tmp_path, monkeypatch):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    asked = {}
+
+    def fetched(repository, *, allow_patterns):
+        asked.update(repository=repository, patterns=allow_patterns)
+        return str(tmp_path / "c0ffee")
+
+    opened = presets.OpenedModel(TINY, (), None, "folder c0ffee")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetched)
+    monkeypatch.setattr(presets, "open_folder", lambda folder, *, dtype: opened)
+    found = presets.open_hub("hf://org/name", dtype="float32")
+    assert found.source == "hf://org/name at c0ffee"
+    assert asked["repository"] == "org/name"
+    # Neither pickles nor code are ever fetched.
+    assert not any(
+        pattern.endswith((".bin", ".pt", ".py", "*")) for pattern in asked["patterns"][:4]
+    )
