@@ -233,8 +233,7 @@ def _iterate_tfds(file: str) -> Iterator[tuple[int, Any]]:
         if builder.info.file_format is tfds.core.FileFormat.ARRAY_RECORD:
             rows = builder.as_data_source(split)
         else:
-            config = tfds.ReadConfig(interleave_cycle_length=1)  # the order on disk
-            rows = tfds.as_numpy(builder.as_dataset(split, read_config=config))
+            rows = tfds.as_numpy(builder.as_dataset(split))
         for number, row in enumerate(rows):
             yield number, {key: _plain(value) for key, value in row.items()}
     except Exception as error:  # TFDS raises whatever its builders, TF or the network raise

@@ -41,6 +41,27 @@ class _Piece(NamedTuple):
     supervised: bool = False
 
 
+_NEWLINE, _MODEL_HEADER = _Piece("\n"), _Piece("model\n")
+
+
+class _Controls(NamedTuple):
+    """A tokenizer's control tokens as pieces, made once for many conversations."""
+
+    bos: _Piece
+    start: _Piece
+    end: _Piece
+    end_of_answer: _Piece
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> _Controls:
+        return cls(
+            bos=_Piece(tokenizer.bos_id),
+            start=_Piece(tokenizer.start_of_turn_id),
+            end=_Piece(tokenizer.end_of_turn_id),
+            end_of_answer=_Piece(tokenizer.end_of_turn_id, supervised=True),
+        )
+
+
 def encode_conversation(tokenizer: Tokenizer, turns: Sequence[Turn]) -> Encoded:
     """A whole conversation for training, ending with the last <end_of_turn>."""
     return encode_conversations(tokenizer, [turns])[0]
@@ -50,13 +71,15 @@ def encode_conversations(
     tokenizer: Tokenizer, conversations: Iterable[Sequence[Turn]]
 ) -> list[Encoded]:
     """`encode_conversation` of each, in one pass through the tokenizer."""
-    return _encode(tokenizer, [_chat(tokenizer, turns, last="model") for turns in conversations])
+    controls = _Controls.of(tokenizer)
+    return _encode(tokenizer, [_chat(turns, controls, last="model") for turns in conversations])
 
 
 def encode_prompt(tokenizer: Tokenizer, turns: Sequence[Turn]) -> npt.NDArray[np.int32]:
     """What generation starts from: turns that end with the user's, and the model's turn opened."""
-    pieces = _chat(tokenizer, turns, last="user")
-    pieces += [_Piece("\n"), _Piece(tokenizer.start_of_turn_id), _Piece("model\n")]
+    controls = _Controls.of(tokenizer)
+    pieces = _chat(turns, controls, last="user")
+    pieces += [_NEWLINE, controls.start, _MODEL_HEADER]
     return _encode(tokenizer, [pieces])[0].ids
 
 
@@ -110,25 +133,23 @@ def turn_problem(turns: Sequence[Turn], *, last: Role) -> str | None:
     return None
 
 
-def _chat(tokenizer: Tokenizer, turns: Sequence[Turn], *, last: Role) -> list[_Piece]:
+def _chat(turns: Sequence[Turn], controls: _Controls, *, last: Role) -> list[_Piece]:
     problem = turn_problem(turns, last=last)
     if problem:
         raise DataError(problem)
     system = ""
     if turns[0].role == "system":
         system, turns = f"{turns[0].content}\n\n", turns[1:]
-    pieces = [_Piece(tokenizer.bos_id)]
+    pieces = [controls.bos]
     for index, turn in enumerate(turns):
-        answers = turn.role == "model"
         if index > 0:
-            pieces.append(_Piece("\n"))
-        pieces.append(_Piece(tokenizer.start_of_turn_id))
-        if answers:
-            pieces += [_Piece("model\n"), _Piece(turn.content, supervised=True)]
+            pieces.append(_NEWLINE)
+        pieces.append(controls.start)
+        if turn.role == "model":
+            pieces += [_MODEL_HEADER, _Piece(turn.content, supervised=True), controls.end_of_answer]
         else:
             before = system if index == 0 else ""
-            pieces.append(_Piece(f"user\n{before}{turn.content.strip()}"))
-        pieces.append(_Piece(tokenizer.end_of_turn_id, supervised=answers))
+            pieces += [_Piece(f"user\n{before}{turn.content.strip()}"), controls.end]
     return pieces
 
 
@@ -147,10 +168,11 @@ def _encode(tokenizer: Tokenizer, sequences: Sequence[list[_Piece]]) -> list[Enc
 
     encoded = []
     for pieces in sequences:
-        ids, supervised = [], []
-        for piece in pieces:
-            own = [piece.content] if isinstance(piece.content, int) else ids_of[piece.content]
+        ids: list[int] = []
+        supervised: list[bool] = []
+        for content, answers in pieces:
+            own = [content] if isinstance(content, int) else ids_of[content]
             ids += own
-            supervised += [piece.supervised] * len(own)
+            supervised += [answers] * len(own)
         encoded.append(Encoded(np.array(ids, np.int32), np.array(supervised, np.bool_)))
     return encoded

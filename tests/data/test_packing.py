@@ -26,6 +26,7 @@ def test_a_plan_worked_out_by_hand():
     plan = plan_rows([5, 4, 9, 3, 3], 10, seed=None)
     assert rows_of(plan) == [[2], [0, 1], [3, 4]]
     assert plan.fill_fraction([5, 4, 9, 3, 3], 10) == pytest.approx(24 / 30)
+    assert rows_of(plan_rows([9, 1], 10, seed=None)) == [[0, 1]]
 
 
 @given(LENGTHS, SEEDS, st.integers(0, 5), st.booleans())
@@ -64,7 +65,7 @@ def test_seed_and_epoch_change_the_neighbours_and_the_order_of_rows():
 
 
 @pytest.mark.parametrize("count", [500, 1700, 5000])
-@pytest.mark.parametrize("sequence_length", [256, 512, 4096])
+@pytest.mark.parametrize("sequence_length", [256, 512, 4096, 8192])
 def test_short_questions_fill_rows(count, sequence_length):
     lengths = short_questions(count)
     plan = plan_rows(lengths, sequence_length, seed=0)
