@@ -7,7 +7,8 @@
 The environment holds a list of what was finished in it:
 
     .venv/
-      installed.json   {"python": "3.11.7 at /usr", "files": {"train.lock": "<sha256>", ...}}
+      installed.json   {"python": "3.11.7 at /usr", "files": {"train.lock": "<sha256>", ...},
+                        "checkout": "/home/me/coderllm_jax"}
       bin/python ...
 
 A file enters the list when pip has returned, so an interrupted installation counts as none. Where
@@ -120,6 +121,10 @@ def install(venv: pathlib.Path, names: Sequence[str]) -> None:
             finished["files"][name] = sha256(name)
             write_list(venv, finished)
             print(f"install: requirements/{name} done in {time.monotonic() - started:.0f} s")
+    if finished.get("checkout") != str(ROOT):
+        # Editable, so that `import coderllm_jax` works from any folder and follows the checkout.
+        pip(venv, "--no-index", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
+        write_list(venv, finished | {"checkout": str(ROOT)})
 
 
 def claim(venv: pathlib.Path, python: str) -> dict:
@@ -136,15 +141,21 @@ def claim(venv: pathlib.Path, python: str) -> dict:
 
 
 def pip_install(venv: pathlib.Path, name: str) -> None:
-    """Runs pip for one file of requirements/."""
-    command = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-    command += ["--disable-pip-version-check", "--requirement", str(REQUIREMENTS / name)]
+    """Installs one file of requirements/."""
+    options = ["--requirement", str(REQUIREMENTS / name)]
     if name.endswith(".lock"):
         # The lock is complete: resolving again would only cost time. What has no wheel is built
         # with the backends of bootstrap.lock instead of unpinned ones fetched for it.
-        command += ["--require-hashes", "--no-deps", "--no-build-isolation"]
+        options += ["--require-hashes", "--no-deps", "--no-build-isolation"]
+    pip(venv, *options)
+
+
+def pip(venv: pathlib.Path, *options: str) -> None:
+    """Runs `pip install` in the environment."""
+    command = [str(venv / "bin" / "python"), "-m", "pip", "install"]
+    command += ["--quiet", "--disable-pip-version-check", *options]
     if subprocess.run(command, check=False).returncode:
-        raise InstallError(f"pip could not install requirements/{name}; its messages are above")
+        raise InstallError(f"{' '.join(command)} failed; its messages are above")
 
 
 def is_outdated(files: Mapping[str, str]) -> bool:
