@@ -1,0 +1,135 @@
+"""The frame of every report: one HTML file that needs nothing else, on a desk or on a phone.
+
+    page(title, parts)  ──►  <!doctype html> … style, header, parts, no script, no address
+
+Whatever is shown goes through `text`: rows, answers and paths are other people's words, and
+markup in them stays words. A content policy in the page forbids everything that could load.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+_STYLE = """
+:root{color-scheme:light dark;--paper:#fff;--card:#f6f7f9;--ink:#1b1f24;--muted:#5b6472;
+--rule:#d8dde4;--series-0:#0b62b8;--series-1:#c2410c;--series-2:#15803d;--series-3:#7c3aed;
+--series-4:#b45309;--series-5:#64748b;--good:#15803d;--bad:#b91c1c}
+@media(prefers-color-scheme:dark){:root{--paper:#12151a;--card:#1b2027;--ink:#e6e9ee;
+--muted:#9aa5b4;--rule:#343c47;--series-0:#60a5fa;--series-1:#fb923c;--series-2:#4ade80;
+--series-3:#c4b5fd;--series-4:#fbbf24;--series-5:#94a3b8;--good:#4ade80;--bad:#f87171}}
+*{box-sizing:border-box}
+body{margin:0 auto;max-width:1080px;padding:24px 20px 64px;background:var(--paper);
+color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2.2rem 0 .8rem}h3{font-size:1rem;margin:0}
+p{margin:.4rem 0}.muted{color:var(--muted)}.good{color:var(--good)}.bad{color:var(--bad)}
+.grid-2{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:16px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(200px,1fr));gap:12px;
+margin:1.2rem 0}
+.tile,.card,.chart{background:var(--card);border:1px solid var(--rule);border-radius:10px}
+.tile{padding:12px 14px}.tile b{display:block;font-size:1.35rem;font-variant-numeric:tabular-nums}
+.tile small{color:var(--muted);display:block;line-height:1.35}
+.card{padding:14px 16px;margin:0 0 14px}.chart{margin:0;padding:10px 12px 4px}
+.chart svg:not(.key){width:100%;height:auto;display:block}
+figcaption{font-weight:600;font-size:.95rem;display:flex;flex-wrap:wrap;gap:2px 14px;
+justify-content:space-between}
+.legend{font-weight:400;font-size:.82rem;color:var(--muted);display:flex;flex-wrap:wrap;gap:0 12px}
+.key{width:20px;height:8px;margin-right:5px;vertical-align:middle}
+svg text{fill:var(--muted);font-size:12px;font-variant-numeric:tabular-nums}
+.grid{stroke:var(--rule);stroke-width:1}.axis{stroke:var(--muted);stroke-width:1}
+.line,.faint,.dashed{stroke:var(--c);fill:none;stroke-width:2;stroke-linejoin:round}
+.faint{stroke-width:1.4;opacity:.7}.dashed{stroke-dasharray:5 4;stroke-width:1.6}
+circle{fill:var(--c)}
+table{border-collapse:collapse;width:100%;font-size:.92rem}
+th,td{text-align:left;padding:5px 10px 5px 0;border-bottom:1px solid var(--rule);vertical-align:top}
+th{font-weight:500;color:var(--muted)}td{font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
+.answers{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,260px),1fr));gap:12px;
+margin-top:10px}
+.answers h4{margin:0 0 4px;font-size:.82rem;color:var(--muted);font-weight:600}
+pre{margin:0;white-space:pre-wrap;overflow-wrap:anywhere;font:13px/1.45 ui-monospace,Menlo,
+Consolas,monospace;background:var(--paper);border:1px solid var(--rule);border-radius:6px;
+padding:8px 10px;max-height:340px;overflow-y:auto}
+.bar{display:flex;height:22px;border-radius:6px;overflow:hidden;margin:8px 0}
+.bar i{display:block;min-width:1px;background:var(--c)}
+.shares{display:flex;flex-wrap:wrap;gap:4px 18px;font-size:.88rem}
+.shares i{display:inline-block;width:11px;height:11px;border-radius:3px;background:var(--c);
+margin-right:6px}
+ul.advice{list-style:none;padding:0;margin:0;display:grid;gap:10px}.advice .card{margin:0}
+details{margin-top:14px}summary{cursor:pointer;font-weight:600}
+footer{margin-top:3rem;color:var(--muted);font-size:.85rem}
+@media(max-width:560px){body{padding:16px 12px 48px}svg text{font-size:17px}
+.tile b{font-size:1.15rem}.tiles{grid-template-columns:repeat(2,1fr)}}
+@media print{.card,.chart,.tile{break-inside:avoid}pre{max-height:none}}
+"""
+
+
+def page(title: str, parts: Iterable[str], *, refresh_s: int = 0) -> str:
+    """The whole file. `refresh_s`: the browser reloads it so often, for runs that go on."""
+    again = f'<meta http-equiv="refresh" content="{refresh_s}">' if refresh_s else ""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"{again}<title>{text(title)}</title><style>{_STYLE}</style></head><body>"
+        f"{''.join(parts)}</body></html>\n"
+    )
+
+
+def text(value: Any) -> str:
+    """Any value as words in HTML, in an element or in a quoted attribute."""
+    return html.escape(str(value), quote=True)
+
+
+def section(title: str, *parts: str) -> str:
+    """A heading and what belongs to it; "" where nothing does."""
+    body = "".join(parts)
+    return f"<section><h2>{text(title)}</h2>{body}</section>" if body else ""
+
+
+def tiles(figures: Sequence[tuple[str, str, str]]) -> str:
+    """Large figures: (name, value, a few words under it)."""
+    return "".join(
+        [
+            '<div class="tiles">',
+            *(
+                f'<div class="tile"><small>{text(name)}</small><b>{text(value)}</b>'
+                f"<small>{text(under)}</small></div>"
+                for name, value, under in figures
+            ),
+            "</div>",
+        ]
+    )
+
+
+def table(rows: Iterable[tuple[Any, Any]]) -> str:
+    """Two columns: names and values."""
+    return (
+        "<table>"
+        + "".join(f"<tr><th>{text(name)}</th><td>{text(value)}</td></tr>" for name, value in rows)
+        + "</table>"
+    )
+
+
+def shares(parts: Sequence[tuple[str, float, str]]) -> str:
+    """One bar cut into parts: (name, amount, amount in words). Nothing where all are zero."""
+    total = sum(amount for _, amount, _ in parts)
+    shown = [(i % 6, *part) for i, part in enumerate(parts) if part[1] > 0]
+    if not total or not shown:
+        return ""
+    bar = "".join(
+        f'<i style="--c:var(--series-{color});flex:{amount / total:.4f}"></i>'
+        for color, _, amount, _ in shown
+    )
+    keys = "".join(
+        f'<span><i style="--c:var(--series-{color})"></i>{text(name)} {text(words)} '
+        f'<span class="muted">({amount / total:.0%})</span></span>'
+        for color, name, amount, words in shown
+    )
+    return f'<div class="bar" aria-hidden="true">{bar}</div><div class="shares">{keys}</div>'
+
+
+def unfold(title: str, body: str) -> str:
+    """Something long that is shown when asked for."""
+    return f"<details><summary>{text(title)}</summary>{body}</details>"
