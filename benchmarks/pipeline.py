@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import itertools
 import json
 import sysconfig
 import tempfile
@@ -83,10 +84,13 @@ def iterator_tokens_per_s(rows: PackedRows, *, workers: int, epochs: int) -> tup
     """Steady packed tokens/s, and the seconds to the first batch."""
     rates, firsts = [], []
     for _ in range(_REPEATS):
-        iterator = make_train_iterator(rows, workers=workers, stop_step=rows.num_steps(epochs))
+        num_steps = rows.num_steps(epochs)
+        iterator = make_train_iterator(rows, workers=workers, stop_step=num_steps)
         try:
             _, first_s = timed(functools.partial(next, iterator))
-            tokens, seconds = timed(functools.partial(_count_tokens, iterator))
+            # To the last batch and not past it: a worker that has none left takes a second to go.
+            rest = itertools.islice(iterator, num_steps - 1)
+            tokens, seconds = timed(functools.partial(_count_tokens, rest))
         finally:
             iterator.close()
         rates.append(tokens / seconds)

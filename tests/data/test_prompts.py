@@ -55,9 +55,10 @@ def spelled(tokenizer, ids):
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
 def test_one_question_and_answer(tokenizer):
     encoded = encode_conversation(tokenizer, [Turn("user", "1+1?"), Turn("model", "2")])
-    assert spelled(tokenizer, encoded.ids) == (
-        "<bos><start_of_turn>user\n1+1?<end_of_turn>\n<start_of_turn>model\n2<end_of_turn>"
-    )
+    text = "<bos><start_of_turn>user\n1+1?<end_of_turn>\n<start_of_turn>model\n2<end_of_turn>"
+    assert spelled(tokenizer, encoded.ids) == text
+    # The ids are those of Gemma's template, tokenized as one text.
+    assert encoded.ids.tolist() == tokenizer.encode(text, control=True)
     assert encoded.ids.dtype == np.int32
     assert encoded.supervised.dtype == bool
     assert spelled(tokenizer, encoded.ids[encoded.supervised]) == "2<end_of_turn>"

@@ -86,7 +86,8 @@ def test_saved_examples_are_mapped_and_travel_as_the_folder_name(tmp_path):
     examples = [Example.from_question(f"q{i}", "a" * i) for i in range(200)]
     tokenized = tokenize_examples(TOKENIZER, examples, sequence_length=512).examples
     mapped = tokenized.save(tmp_path / "tokens")
-    assert isinstance(mapped.tokens, np.memmap)
+    assert isinstance(mapped.tokens.base, np.memmap)
+    assert not mapped.tokens.flags.writeable
     sent = pickle.dumps(mapped)
     assert len(sent) < 500 < tokenized.tokens.nbytes
     for other in (mapped, pickle.loads(sent), pickle.loads(pickle.dumps(tokenized))):
