@@ -163,8 +163,8 @@ def _encode(tokenizer: Tokenizer, sequences: Sequence[list[_Piece]]) -> list[Enc
     }
     ids_of = dict(zip(texts, tokenizer.encode_batch(list(texts)), strict=True))
     controls = {tokenizer.bos_id, tokenizer.start_of_turn_id, tokenizer.end_of_turn_id}
-    for text, ids in ids_of.items():
-        assert controls.isdisjoint(ids), f"the tokenizer made a control token out of {text!r}"
+    for text, own in ids_of.items():
+        assert controls.isdisjoint(own), f"the tokenizer made a control token out of {text!r}"
 
     encoded = []
     for pieces in sequences:
