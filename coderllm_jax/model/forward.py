@@ -26,7 +26,7 @@ from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.model.attention import Angles, attend, packed_masks, rotary_angles, rotate
 from coderllm_jax.model.lora import Adapters, adapt
 from coderllm_jax.model.precision import FLOAT32, Precision
-from coderllm_jax.model.sharding import constrain_activations, gather_block
+from coderllm_jax.model.sharding import constrain_activations, gather_block, look_up
 
 Remat = Literal["none", "block", "projections"]
 
@@ -59,7 +59,7 @@ def embed(weights: dict, tokens_BL: jax.Array, *, options: ForwardOptions) -> ja
     """Scaled token embeddings [B, L, D] in the carried format."""
     table_VD = weights["embedding"]
     width = table_VD.shape[1]
-    x_BLD = jnp.take(table_VD, tokens_BL, axis=0).astype(options.precision.carried)
+    x_BLD = look_up(table_VD, tokens_BL).astype(options.precision.carried)
     return constrain_activations(x_BLD * jnp.sqrt(width).astype(x_BLD.dtype))
 
 

@@ -39,6 +39,8 @@ _BLOCK_NAMES = {
     "ffw_linear": "mlp.down_proj",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
+# Before a text tensor's name: multimodal checkpoints of two generations, and text-only ones.
+_PREFIXES = ("language_model.model.", "model.language_model.", "model.")
 # What a config.json may leave out, because it is the value of its class in transformers.
 _DEFAULTS: dict[str, Any] = {
     "num_attention_heads": 8,
@@ -64,9 +66,8 @@ class SafetensorsFolder:
         self._files: dict[str, tuple[Path, str]] = {}
         for file in files:
             for name in _tensor_names(file):
-                _, found, rest = name.rpartition("model.")
-                if "vision" not in name and "projector" not in name:
-                    self._files[rest if found else name] = (file, name)
+                prefix = next((text for text in _PREFIXES if name.startswith(text)), "")
+                self._files[name.removeprefix(prefix)] = (file, name)
 
     def __contains__(self, name: str) -> bool:
         return name in self._files

@@ -28,7 +28,12 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from coderllm_jax.model.precision import Precision, contract
-from coderllm_jax.model.sharding import BATCH_AXES, active_mesh, gather_embedding
+from coderllm_jax.model.sharding import (
+    BATCH_AXES,
+    active_mesh,
+    gather_embedding,
+    vocabulary_axis,
+)
 
 
 class LossSums(NamedTuple):
@@ -124,14 +129,6 @@ _head_loss.defvjp(_head_loss_forward, _head_loss_backward)
 # --- over the mesh -----------------------------------------------------------------------------
 
 
-def _tensor_axis(vocabulary: int) -> str | None:
-    """The mesh axis that the vocabulary is split over, where it is."""
-    mesh = active_mesh()
-    if mesh is None or mesh.shape["tensor"] == 1 or vocabulary % mesh.shape["tensor"]:
-        return None
-    return "tensor"
-
-
 def _walk(
     hidden_BLD: jax.Array,
     embedding_VD: jax.Array,
@@ -141,7 +138,7 @@ def _walk(
     *,
     want_gradient: bool,
 ) -> _Walk:
-    axis = _tensor_axis(embedding_VD.shape[0])
+    axis = vocabulary_axis(embedding_VD.shape[0])
     walk = functools.partial(
         _walk_shard, options=options, tensor_axis=axis, want_gradient=want_gradient
     )
@@ -167,7 +164,7 @@ def _embedding_gradient(
     options: HeadOptions,
 ) -> jax.Array:
     """d loss / d E, float32 [V, D], summed over all shards."""
-    axis = _tensor_axis(embedding_VD.shape[0])
+    axis = vocabulary_axis(embedding_VD.shape[0])
     walk = local = functools.partial(_embedding_gradient_shard, options=options, tensor_axis=axis)
     if active_mesh() is not None:
         rows = P(BATCH_AXES)

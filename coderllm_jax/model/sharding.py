@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -151,6 +152,37 @@ def gather_embedding(table_VD: jax.Array) -> jax.Array:
     """The embedding whole over fsdp, its vocabulary still over tensor."""
     mesh = active_mesh()
     return table_VD if mesh is None else _gathered(table_VD, _TOP_RULES["embedding"], mesh)
+
+
+def vocabulary_axis(vocabulary: int) -> str | None:
+    """The mesh axis that the vocabulary's rows are split over, where they are."""
+    mesh = active_mesh()
+    if mesh is None or mesh.shape["tensor"] == 1 or vocabulary % mesh.shape["tensor"]:
+        return None
+    return "tensor"
+
+
+def look_up(table_VD: jax.Array, ids_BL: jax.Array) -> jax.Array:
+    """Rows of the embedding for token ids, [B, L, D].
+
+    Under a mesh each device looks up its own tokens in its own part of the vocabulary. Left to
+    the partitioner, a lookup in a sharded table gathers the whole batch's rows on every device.
+    """
+    if active_mesh() is None:
+        return jnp.take(table_VD, ids_BL, axis=0)
+    axis = vocabulary_axis(table_VD.shape[0])
+
+    def local(part_VD: jax.Array, ids_BL: jax.Array) -> jax.Array:
+        if axis is None:
+            return jnp.take(part_VD, ids_BL, axis=0)
+        row_BL = ids_BL - jax.lax.axis_index(axis) * part_VD.shape[0]
+        here = (row_BL >= 0) & (row_BL < part_VD.shape[0])
+        found = jnp.take(part_VD, jnp.where(here, row_BL, 0), axis=0)
+        return jax.lax.psum(jnp.where(here[..., None], found, 0), axis)
+
+    rows = P(BATCH_AXES)
+    lookup = jax.shard_map(local, in_specs=(P(axis), rows), out_specs=rows)
+    return lookup(gather_embedding(table_VD), ids_BL)
 
 
 def _gathered(

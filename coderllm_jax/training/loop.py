@@ -94,7 +94,8 @@ def train(
 
     in_flight: tuple[int, Any] | None = None
     # Whatever a step needs is put on the devices on purpose, by put_batch. A value that Python
-    # passes by accident would be copied anew at every step, unseen: here it raises.
+    # passes by accident would be copied anew at every step, unseen: here it raises. Saving and
+    # sampling are Orbax's and the generator's business, and rare: they may copy.
     with jax.transfer_guard("disallow"):
         for step in range(record.step + 1, num_steps + 1):
             with meter.data_wait():
@@ -116,7 +117,7 @@ def train(
                 saves |= judge.evaluate(state)
             if saves:
                 record.status = "finished" if step == num_steps else "running"
-                with meter.apart("checkpoint_wait_s"):
+                with meter.apart("checkpoint_wait_s"), jax.transfer_guard("allow"):
                     checkpoints.save(state, record)
         meter.flush()
         with meter.apart("checkpoint_wait_s"):
@@ -176,7 +177,6 @@ class _Judge:
             row["few_shot_loss"] = record.baseline_few_shot_loss
         record.evaluations.append(row)
         self._observers.writer.write(row)
-        # A sampler talks to Python at every token; the guard is there for training steps.
         with meter.apart("sampling_s"), jax.transfer_guard("allow"):
             samples = self._observers.sample(state)
         if samples:

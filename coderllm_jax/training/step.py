@@ -62,7 +62,11 @@ class StepMetrics(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Everything compiled for one model, mesh and configuration."""
+    """Everything compiled for one model, mesh and configuration.
+
+    `frozen` is empty in full fine-tuning, where the state holds the weights. `put_batch` takes
+    this host's rows; `compiled_step_text` is the optimized module, for those who audit it.
+    """
 
     mesh: Mesh
     frozen: dict[str, Any]
@@ -70,6 +74,7 @@ class Program:
     train_step: Callable[[TrainState, PackedBatch], tuple[TrainState, StepMetrics]]
     eval_step: Callable[[TrainState, PackedBatch], LossSums]
     put_batch: Callable[[PackedBatch], PackedBatch]
+    compiled_step_text: Callable[[TrainState, PackedBatch], str]
     description: dict[str, Any]
 
 
@@ -135,6 +140,10 @@ def build_program(
 
         return call
 
+    def compiled_step_text(state: TrainState, batch: PackedBatch) -> str:
+        with jax.set_mesh(mesh):
+            return train.lower(state, kept, batch).compile().as_text()
+
     def init_state() -> TrainState:
         with jax.set_mesh(mesh):
             return init(source)
@@ -146,6 +155,7 @@ def build_program(
         train_step=under_mesh(train, kept),
         eval_step=under_mesh(evaluate, kept),
         put_batch=functools.partial(_put_batch, mesh=mesh),
+        compiled_step_text=compiled_step_text,
         description=_describe(recipe, abstract, mesh),
     )
 
@@ -281,7 +291,7 @@ def _train_step(
         loss=sums.loss / count,
         loss_tokens=sums.weight,
         tokens=jnp.sum(batch.segments > 0).astype(jnp.float32),
-        grad_norm=optax.global_norm(grads),
+        grad_norm=optax.tree.norm(grads),
         learning_rate=jnp.asarray(schedule(state.step), jnp.float32),
     )
     return TrainState(state.step + 1, trainable, opt_state), metrics

@@ -1,0 +1,147 @@
+"""The step: what is optimized does not hang on packing, accumulation or padding."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from coderllm_jax.config import TrainingConfig
+from coderllm_jax.errors import ConfigError, DeviceError
+from coderllm_jax.model.load import load_model
+from coderllm_jax.training import step as step_module
+from coderllm_jax.training.step import build_program
+from tests.model.tiny_model import pack, random_sequences
+
+LENGTH = 32
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return load_model("tiny", dtype="float32", cache_dir=str(tmp_path_factory.mktemp("cache")))
+
+
+def build(model, **changes):
+    config = TrainingConfig.create_default()
+    config.model_name = "tiny"
+    config.step.precision = "float32"
+    config.optimizer.schedule = "constant"
+    config.optimizer.warmup_fraction = 0.0
+    config.data.sequence_length = LENGTH
+    config.update_from_flattened_dict(changes)
+    return build_program(TrainingConfig.from_config_dict(config), model, num_steps=10)
+
+
+def step_once(program, batch):
+    state, metrics = program.train_step(program.init_state(), program.put_batch(batch))
+    return jax.device_get(state), jax.device_get(metrics)
+
+
+SEQUENCES = random_sequences([9, 14, 7, 11, 5, 12])
+PACKED = pack([SEQUENCES[:3], SEQUENCES[3:], [], []], length=LENGTH, supervised_from=3)
+APART = pack([[each] for each in SEQUENCES] + [[], []], length=LENGTH, supervised_from=3)
+
+
+def assert_same_trees(one, other, **tolerance):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), one, other)
+
+
+def test_packed_loss_and_step_equal_unpacked(model):
+    packed = step_once(build(model), PACKED)
+    apart = step_once(build(model, batch_size=8), APART)
+    np.testing.assert_allclose(packed[1], apart[1], rtol=2e-5)
+    assert packed[1].loss_tokens == sum(len(each) - 3 for each in SEQUENCES)
+    assert packed[1].tokens == sum(len(each) - 1 for each in SEQUENCES)
+    # Adam's first step is the gradient's sign: tiny gradients may round to either.
+    assert_same_trees(packed[0].opt_state, apart[0].opt_state, atol=1e-6)
+
+
+def test_accumulated_step_equals_the_whole_batch(model):
+    """Micro-batches of very unequal token counts, so a mean of means would show."""
+    rows = pack([[SEQUENCES[0]], SEQUENCES[1:3], [], SEQUENCES[3:]], length=LENGTH)
+    whole = step_once(build(model), rows)
+    for parts in (2, 4):
+        found = step_once(build(model, **{"optimizer.accumulation_steps": parts}), rows)
+        np.testing.assert_allclose(found[1], whole[1], rtol=2e-5)
+        assert_same_trees(found[0].opt_state, whole[0].opt_state, atol=1e-6)
+
+
+def test_only_adapters_move(model):
+    program = build(model)
+    before = jax.device_get(program.frozen)
+    start = jax.device_get(program.init_state())
+    state, _ = step_once(program, PACKED)
+    assert_same_trees(jax.device_get(program.frozen), before, atol=0, rtol=0)
+    assert set(state.trainable) == {"query", "value"}
+    for name in state.trainable:
+        # A's gradient passes through B, which starts at zero: only B moves at first.
+        assert not np.array_equal(state.trainable[name]["b"], start.trainable[name]["b"])
+
+
+def test_full_fine_tuning_is_the_same_step_with_every_weight(model):
+    program = build(model, **{"lora.enabled": False})
+    start = jax.device_get(program.init_state())
+    state, metrics = step_once(program, PACKED)
+    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), state.trainable, start.trainable)
+    assert all(jax.tree.leaves(moved))
+    lora = step_once(build(model), PACKED)[1]
+    np.testing.assert_allclose(metrics.loss, lora.loss, rtol=1e-6)
+
+
+def test_a_batch_of_padding_changes_nothing(model):
+    program = build(model)
+    start = jax.device_get(program.init_state())
+    state, metrics = step_once(program, pack([[], [], [], []], length=LENGTH))
+    assert_same_trees(state.trainable, start.trainable, atol=0, rtol=0)
+    assert metrics.loss == metrics.tokens == metrics.loss_tokens == 0
+
+
+def test_the_loss_falls(model):
+    program = build(model, **{"learning_rate": 3e-2})
+    state, batch = program.init_state(), program.put_batch(PACKED)
+    losses = []
+    for _ in range(30):
+        state, metrics = program.train_step(state, batch)
+        losses.append(float(metrics.loss))
+    assert losses[-1] < 0.75 * losses[0]
+    sums = program.eval_step(state, batch)
+    assert float(sums.loss / sums.weight) < losses[-1]
+
+
+def test_one_trace_for_all_batches_of_a_shape(model, monkeypatch):
+    traces = []
+    original = step_module.hidden_states
+    monkeypatch.setattr(
+        step_module,
+        "hidden_states",
+        lambda *args, **options: traces.append(1) or original(*args, **options),
+    )
+    program = build(model)
+    state = program.init_state()
+    for row in range(3):
+        batch = program.put_batch(pack([SEQUENCES[row:], [], [], []][:4], length=LENGTH * 2))
+        state, _ = program.train_step(state, batch)
+    assert len(traces) == 1
+
+
+def test_dropout_differs_from_step_to_step_and_repeats_with_the_seed(model):
+    first = step_once(build(model, **{"lora.dropout": 0.5}), PACKED)
+    again = step_once(build(model, **{"lora.dropout": 0.5}), PACKED)
+    assert_same_trees(first[0].trainable, again[0].trainable, atol=0, rtol=0)
+    other = step_once(build(model, **{"lora.dropout": 0.5, "seed": 1}), PACKED)
+    assert not np.array_equal(first[0].trainable["query"]["b"], other[0].trainable["query"]["b"])
+
+
+def test_a_mesh_that_does_not_fit_says_so(model):
+    with pytest.raises(ConfigError, match=r"mesh 3x1x1 .* make the product 1"):
+        build(model, **{"mesh.data": 3})
+
+
+def test_rows_that_do_not_divide_say_so():
+    from coderllm_jax.model.sharding import check_batch_divides
+
+    class Mesh:
+        shape = {"data": 4, "fsdp": 2, "tensor": 1}
+
+    with pytest.raises(DeviceError, match="multiple of 8"):
+        check_batch_divides(12, Mesh())
