@@ -110,9 +110,9 @@ def _train(config: TrainingConfig, folder: RunFolder, started: float) -> Trainin
         writer = open_writers(
             config, folder, progress, resumed_from=record.step if was_restored else None
         )
-        setup_s = time.perf_counter() - started
-        record.setup_s += setup_s
-        record.wall_s += setup_s
+        wall_before_s = record.wall_s
+        record.setup_s += time.perf_counter() - started
+        record.wall_s += time.perf_counter() - started
         try:
             state = train(
                 config,
@@ -134,6 +134,7 @@ def _train(config: TrainingConfig, folder: RunFolder, started: float) -> Trainin
             batches.close()
             writer.close()
         run.save_best_adapter(checkpoints, state, record)
+    record.wall_s = wall_before_s + time.perf_counter() - started
     report(record)
     return TrainingResult(folder.path, read_json(folder.summary))
 

@@ -57,7 +57,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    # Not splitlines: an answer may hold U+2028, which ends a line for Python and not for JSON.
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             row = json.loads(line)
         except ValueError:

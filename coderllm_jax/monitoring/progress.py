@@ -10,6 +10,7 @@ nobody can tell how they go on.
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,7 @@ class ProgressWriter:
         self._num_steps = self._every = 1
         self._step_times_s: deque[float] = deque(maxlen=_RECENT)
         self._shown_width = 0
+        self._shown_step = -1
 
     def begin(self, *, num_steps: int, step: int) -> None:
         """Says how long the run is, and from which step it goes on."""
@@ -50,7 +52,9 @@ class ProgressWriter:
             self._show(self.evaluation_line(row), keep=True)
             return
         self._step_times_s.append(row["step_time_s"])
-        if row["step"] % self._every == 0 or row["step"] in (1, self._num_steps):
+        passed = row["step"] // self._every > self._shown_step // self._every
+        if passed or row["step"] == self._num_steps:
+            self._shown_step = row["step"]
             self._show(self.step_line(row), keep=not self._in_place)
 
     def write_samples(self, step: int, samples: Sequence[Sample]) -> None:
@@ -86,6 +90,8 @@ class ProgressWriter:
         if self._quiet:
             return
         if self._in_place:
+            # A line that wraps could not be taken back by a carriage return.
+            text = text if keep else text[: shutil.get_terminal_size().columns - 1]
             padding = " " * max(0, self._shown_width - len(text))
             self._stream.write(f"\r{text}{padding}" + ("\n" if keep else "\r" if not text else ""))
             self._shown_width = 0 if keep else len(text)

@@ -1,0 +1,67 @@
+"""Which device a run may use, and what is found without its driver."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+from coderllm_jax.errors import DeviceError
+from coderllm_jax.training import devices
+
+
+@pytest.fixture
+def with_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "find_accelerators", lambda: [Path("/dev/nvidia0")])
+
+
+def test_finds_accelerators_by_their_files(tmp_path: Path) -> None:
+    assert devices.find_accelerators(tmp_path) == []
+    for name in ("nvidia0", "nvidiactl", "accel0", "null"):
+        (tmp_path / name).touch()
+    found = [path.name for path in devices.find_accelerators(tmp_path)]
+    assert found == ["accel0", "nvidia0"]
+
+
+@pytest.mark.usefixtures("with_accelerator")
+def test_the_cpu_is_refused_beside_an_accelerator_unless_it_is_asked_for() -> None:
+    with pytest.raises(DeviceError, match=r"/dev/nvidia0 is here.*mesh\.platform=cpu"):
+        devices.check_platform("auto")
+    assert devices.check_platform("cpu") == "cpu"
+
+
+def test_another_platform_than_asked_for_is_refused() -> None:
+    with pytest.raises(DeviceError, match=r"mesh\.platform is tpu and JAX found cpu"):
+        devices.check_platform("tpu")
+
+
+def test_the_compilation_cache_is_private(tmp_path: Path) -> None:
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        devices.prepare_process(platform="cpu", cache_dir=str(tmp_path / "cache"))
+        folder = Path(jax.config.jax_compilation_cache_dir)
+        assert folder.stat().st_mode & 0o777 == 0o700
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rate"),
+    [("NVIDIA H200", 989e12), ("NVIDIA L40S", None), ("TPU v5 lite", 197e12), ("cpu", None)],
+)
+def test_peak_rates_go_by_whole_words(
+    kind: str, rate: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Device:
+        device_kind = kind
+
+    monkeypatch.setattr(jax, "devices", lambda: [Device(), Device()])
+    assert devices.peak_flops() == (rate and 2 * rate)
+
+
+def test_describes_the_cores_this_process_may_use() -> None:
+    described = devices.describe_devices()
+    assert described["platform"] == "cpu"
+    assert 1 <= described["cpu_cores"] <= (os.cpu_count() or 1)
