@@ -37,7 +37,7 @@ _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<
 _STRING, _ARRAY = 8, 9
 _MAX_METADATA_ITEMS = 1 << 24  # far above any vocabulary; stops a damaged count early
 
-# llama.cpp fixes these for every Gemma 3; newer converters also write them (see `architecture`).
+# What llama.cpp takes where a file does not say; early converters wrote none of these.
 _GLOBAL_EVERY = 6
 _LOCAL_ROPE_BASE = 10_000.0
 _LAYERS_OF_27B = 62
@@ -152,7 +152,7 @@ def architecture_of(file: GgufFile) -> Architecture:
         num_kv_heads=number("attention.head_count_kv"),
         head_size=head_size,
         window=number("attention.sliding_window"),
-        global_every=_GLOBAL_EVERY,
+        global_every=number("attention.sliding_window_pattern", _GLOBAL_EVERY),
         query_scale=query_size**-0.5,
         rope_local=number("rope.freq_base_swa", _LOCAL_ROPE_BASE),
         rope_global=number("rope.freq_base"),

@@ -26,12 +26,12 @@ from coderllm_jax.model.weights import Dtype, OpenedModel
 # Names that people use for presets that KerasHub calls otherwise.
 ALIASES = {"gemma-2b": "gemma_2b_en", "gemma-7b": "gemma_7b_en"}
 _KAGGLE_REMEDY = (
-    "accept Gemma's licence on kaggle.com and set KAGGLE_USERNAME and KAGGLE_KEY, or use a local "
-    "folder or gemma3_270m, which needs no account"
+    "check the network; if the model is gated, accept its licence on kaggle.com and set "
+    "KAGGLE_USERNAME and KAGGLE_KEY (gemma3_270m needs no account)"
 )
 _HUB_REMEDY = (
-    "accept the model's licence on huggingface.co and set HF_TOKEN, or use a local folder or "
-    "gemma3_270m, which needs no account"
+    "check the network; if the model is gated, accept its licence on huggingface.co and set "
+    "HF_TOKEN (gemma3_270m needs no account)"
 )
 _SECRETS = ("KAGGLE_KEY", "KAGGLE_API_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.h5", "assets/*")

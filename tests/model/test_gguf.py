@@ -103,6 +103,15 @@ def test_quantized_blocks_are_unpacked(tmp_path, small_vocabulary):
         np.testing.assert_allclose(values, leaves[path], atol=np.abs(leaves[path]).max() / 127)
 
 
+def test_what_newer_converters_write_is_read(small_file):
+    file = open_gguf(small_file)
+    file.metadata["gemma3.attention.sliding_window_pattern"] = 3
+    file.metadata["gemma3.rope.freq_base_swa"] = 2e4
+    file.metadata["gemma3.final_logit_softcapping"] = 30.0
+    found = architecture_of(file)
+    assert (found.global_every, found.rope_local, found.final_soft_cap) == (3, 2e4, 30.0)
+
+
 def test_rotary_scaling_is_that_of_global_layers(small_file):
     file = open_gguf(small_file)
     file.metadata["gemma3.rope.scaling.type"] = "linear"

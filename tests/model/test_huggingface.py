@@ -120,12 +120,13 @@ def test_bfloat16_files_are_read(folder):
     assert model.weights["final_norm"].dtype == "float32"
 
 
-def test_the_text_half_of_a_multimodal_folder_is_read(folder):
+@pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
+def test_the_text_half_of_a_multimodal_folder_is_read(folder, prefix):
     for file in folder.glob("*.safetensors"):
         file.unlink()
     leaves = dict(random_leaves(TINY, seed=0))
-    tensors = huggingface_tensors(leaves, prefix="language_model.model.")
-    tensors["vision_tower.vision_model.embeddings.weight"] = np.zeros((2, 2), np.float32)
+    tensors = huggingface_tensors(leaves, prefix=prefix)
+    tensors["vision_tower.vision_model.norm.weight"] = np.zeros((2, 2), np.float32)
     safetensors.numpy.save_file(tensors, folder / "model.safetensors")
     text = {key: value for key, value in CONFIG.items() if key not in ("model_type", "vocab_size")}
     _edit(folder, model_type="gemma3", text_config=text)

@@ -73,6 +73,12 @@ def test_weights_and_numbers_come_back(architecture):
     jax.tree.map(np.testing.assert_array_equal, values, weights)
 
 
+def test_query_scale_reaches_the_layers_that_kerashub_forgets():
+    weights = place(random_leaves(ODD, seed=0), ODD, dtype="float32")
+    backbone = keras_bridge.to_keras_hub(ODD, weights)
+    assert not any(b.attention.query_head_dim_normalize for b in backbone.transformer_layers)
+
+
 def test_adapters_come_back_and_leave_the_base_alone(tree, adapters):
     backbone = keras_bridge.to_keras_hub(TINY, tree, adapters, alpha=8.0)
     jax.tree.map(np.testing.assert_array_equal, keras_bridge.read_adapters(backbone), adapters)
