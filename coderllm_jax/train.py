@@ -144,20 +144,25 @@ def find_evaluation_items(
 ) -> list[EvalItem] | None:
     """The items of evaluation_path or of the default data, which is prepared if it is missing.
 
-    None where data.path came without any: rows are then held out of it.
+    None where the training rows came without any: some are then held out of them.
     """
-    if config.data.path and not config.data.evaluation_path:
-        return None
     from coderllm_jax.data.preparation import prepare_data, read_evaluation_items
     from coderllm_jax.training.inputs import DEFAULT_EVALUATION, DEFAULT_TRAINING
 
     if config.data.evaluation_path:
-        return read_evaluation_items(Path(config.data.evaluation_path))
-    if not DEFAULT_TRAINING.is_dir():
+        return read_evaluation_items(config.data.evaluation_path)
+    if config.data.path:
+        return None
+    if not _has_files(DEFAULT_TRAINING):
         note("preparing the default data")
         card = str(entry.find_card(config.data.prepare_config) or config.data.prepare_config)
         prepare_data(DataConfig.from_config_dict(entry.load_card(card)))
-    return read_evaluation_items(DEFAULT_EVALUATION)
+    return read_evaluation_items(DEFAULT_EVALUATION) if _has_files(DEFAULT_EVALUATION) else None
+
+
+def _has_files(folder: Path) -> bool:
+    """Whether somebody, `prepare` or the user, has put something there."""
+    return folder.is_dir() and any(path.is_file() for path in folder.iterdir())
 
 
 def _is_finished(folder: RunFolder) -> bool:

@@ -1,10 +1,19 @@
-"""LoRA on Gemma 3 270M: the default run, `make train`."""
+"""LoRA on Gemma 3 270M over one library's documentation: the default run, `make train`.
 
-from ml_collections import ConfigDict
+Run      python -m coderllm_jax.train --config=configs/lora.py
+Data     configs/data_quickstart.py (optax), prepared first where there is none
+Size     rank 8 on query and value: 534,528 trained weights; 4 rows of 256 positions a step
+Takes    about 5 minutes on 2 cores, 5 GB of memory
+Expect   evaluation loss on unseen symbols at most 0.70 of what it was before; see report/
+"""
 
-from coderllm_jax import TrainingConfig
+import ml_collections
+
+from coderllm_jax.config import TrainingConfig
 
 
-def get_config() -> ConfigDict:
+def get_config() -> ml_collections.ConfigDict:
     """The card's configuration."""
-    return TrainingConfig.create_default()
+    config = TrainingConfig.create_default()
+    config.data.prepare_config = "configs/data_quickstart.py"
+    return config

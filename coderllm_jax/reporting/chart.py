@@ -48,7 +48,7 @@ def line_chart(
     `show` writes a value of the vertical axis. Points that are not finite are left out, and said.
     """
     finite = [
-        dataclasses.replace(one, points=[p for p in one.points if all(map(math.isfinite, p))])
+        dataclasses.replace(one, points=[p for p in one.points if _can_be_drawn(p)])
         for one in series
     ]
     missing = sum(len(one.points) for one in series) - sum(len(one.points) for one in finite)
@@ -62,7 +62,7 @@ def line_chart(
     legend = "".join(map(_legend, drawn)) if len(drawn) > 1 else ""
     return (
         f'<figure class="chart"><figcaption>{html.escape(title + note)}'
-        f"<span class=legend>{legend}</span></figcaption>"
+        f'<span class="legend">{legend}</span></figcaption>'
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{html.escape(title)}">'
         f"{''.join(parts)}</svg></figure>"
     )
@@ -91,7 +91,7 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
 
 
 def short_number(value: float) -> str:
@@ -134,33 +134,38 @@ class _Frame:
 def _grid(frame: _Frame, show: Callable[[float], str], x_name: str) -> str:
     bottom = _HEIGHT - _BOTTOM
     lines = [
-        f'<path class=grid d="M{_LEFT} {frame.y(value)}H{_WIDTH - _RIGHT}"/>'
-        f'<text x="{_LEFT - 6}" y="{frame.y(value) + 4:.1f}" text-anchor=end>'
+        f'<path class="grid" d="M{_LEFT} {frame.y(value)}H{_WIDTH - _RIGHT}"/>'
+        f'<text x="{_LEFT - 6}" y="{frame.y(value) + 4:.1f}" text-anchor="end">'
         f"{html.escape(show(value))}</text>"
         for value in nice_ticks(frame.y_low, frame.y_high)
     ]
     steps = [tick for tick in nice_ticks(frame.x_low, frame.x_high) if tick == int(tick)]
     labels = [
-        f'<text x="{frame.x(value)}" y="{bottom + 18}" text-anchor=middle>'
+        f'<text x="{frame.x(value)}" y="{bottom + 18}" text-anchor="middle">'
         f"{short_number(value)}</text>"
         for value in steps
     ]
     axis = (
-        f'<path class=axis d="M{_LEFT} {bottom}H{_WIDTH - _RIGHT}"/>'
+        f'<path class="axis" d="M{_LEFT} {bottom}H{_WIDTH - _RIGHT}"/>'
         f'<text x="2" y="{bottom + 18}">{html.escape(x_name)}</text>'
     )
     return "".join([*lines, *labels, axis])
+
+
+def _can_be_drawn(point: Point) -> bool:
+    # Far beyond any figure of a run, and far from where the axes' arithmetic would overflow.
+    return all(math.isfinite(value) and abs(value) < 1e100 for value in point)
 
 
 def _draw(one: Series, frame: _Frame, show: Callable[[float], str]) -> str:
     color = f"--c:var(--series-{one.color})"
     if one.style == "dashed":
         y = frame.y(one.points[0][1])
-        return f'<path class=dashed style="{color}" d="M{_LEFT} {y}H{_WIDTH - _RIGHT}"/>'
+        return f'<path class="dashed" style="{color}" d="M{_LEFT} {y}H{_WIDTH - _RIGHT}"/>'
     points = [(frame.x(x), frame.y(y)) for x, y in thin(one.points)]
     path = " ".join(f"{'L' if i else 'M'}{x} {y}" for i, (x, y) in enumerate(points))
     kind = "faint" if one.style == "faint" else "line"
-    drawn = f'<path class={kind} style="{color}" d="{path}"/>'
+    drawn = f'<path class="{kind}" style="{color}" d="{path}"/>'
     if one.style == "points" or len(points) == 1:
         drawn += "".join(
             f'<circle style="{color}" cx="{frame.x(x)}" cy="{frame.y(y)}" r="4">'
@@ -173,6 +178,6 @@ def _draw(one: Series, frame: _Frame, show: Callable[[float], str]) -> str:
 def _legend(one: Series) -> str:
     kind = "dashed" if one.style == "dashed" else "faint" if one.style == "faint" else "line"
     return (
-        f'<span><svg viewBox="0 0 20 8" class=key><path class={kind} '
+        f'<span><svg viewBox="0 0 20 8" class="key"><path class="{kind}" '
         f'style="--c:var(--series-{one.color})" d="M1 4H19"/></svg>{html.escape(one.name)}</span>'
     )

@@ -84,7 +84,8 @@ def _header(name: str, summary: Mapping[str, Any], manifest: Mapping[str, Any]) 
     state = {"finished": "good", "diverged": "bad"}.get(summary["status"], "muted")
     planned = summary.get("planned_steps") or summary["steps"]
     return (
-        f"<header><h1>{text(name)}</h1><p><b class={state}>{text(summary['status'])}</b> "
+        f"<header><h1>{text(name)}</h1><p>"
+        f'<b class="{state}">{text(summary["status"])}</b> '
         f"at step {summary['steps']:,} of {planned:,} · {text(summary['converged'])} · "
         f"{text(summary['model'])} · {text(manifest.get('created', ''))}</p></header>"
     )
@@ -186,7 +187,8 @@ def _time(summary: Mapping[str, Any]) -> str:
     waited = summary["data_wait_fraction"]
     step = summary["step_time_s"]
     words = (
-        f"<p class=muted>Half of the steps took {_figure(step['p50'], 2)} s or less, 95 % took "
+        '<p class="muted">Half of the steps took '
+        f"{_figure(step['p50'], 2)} s or less, 95 % took "
         f"{_figure(step['p95'], 2)} s or less; {_percent(waited)} of training was waiting for "
         "batches.</p>"
     )
