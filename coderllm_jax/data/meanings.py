@@ -1,0 +1,67 @@
+"""What an argument means, in a sentence or two that end with its default.
+
+    "optional momentum. Defaults to 0.9."  +  momentum=0.9   →
+    "Optional momentum. The default is `0.9`."
+
+Docstrings say defaults in a dozen ways, or not at all; the signature says them exactly. So what
+the docstring says about the default is taken out and said once, in one form.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from coderllm_jax.data.markup import Fits, first_sentences, sentences
+from coderllm_jax.data.signatures import NO_VALUE, Parameter
+
+# "Defaults to `0.5`." and its variants, with the value; longer sentences explain and are kept.
+_DEFAULT_SENTENCE = re.compile(
+    r"(?:\(?optional\)?[.,;:]? *)?(?:the )?(?:by )?(?:defaults?)(?: value)?(?: is| to|:|=| ?,)* *"
+    r"(?P<value>(?:\S+|`[^`]+`|[\"'][^\"']*[\"'])(?: \S+){0,2})\.?"
+    r"|(?P<first>`?\S+`?) (?:by|is the) default\.?",
+    re.IGNORECASE,
+)
+_DEFAULT_REMARK = re.compile(
+    r"\s*[(\[](?:the )?defaults?(?: value)?(?: is| to|:|=)? ?[^()\[\]]*[)\]]"
+    r"|,? defaults? (?:is|to) \S+(?=[.]?$)",
+    re.IGNORECASE,
+)
+_OPTIONAL = re.compile(r"^(?:\(optional\)[.:,]?|optional[.:,])\s+", re.IGNORECASE)
+_EMPTY = re.compile(
+    r"deprecated\b|not used\b|unused\b|ignored\b|[\w\s,|]*\boptional\.$|see (?:above|below)",
+    re.IGNORECASE,
+)
+
+
+class Meaning(NamedTuple):
+    """The sentences, and the default where they tell one. Both empty where there is no meaning."""
+
+    text: str
+    default: str
+
+
+def argument_meaning(text: str, parameter: Parameter | None, *, fits: Fits) -> Meaning:
+    """The meaning of an argument from its docstring's text (plain) and its parameter.
+
+    Where the docstring names another default than the signature (`None` that stands for 0.5),
+    the docstring's is told: it is what a caller gets.
+    """
+    default = parameter.default if parameter is not None else None
+    default = None if default == NO_VALUE else default
+    kept = []
+    for sentence in sentences(
+        _OPTIONAL.sub("", _DEFAULT_REMARK.sub("", text.partition("\n\n")[0]))
+    ):
+        told = _DEFAULT_SENTENCE.fullmatch(sentence)
+        if told is None:
+            kept.append(sentence)
+        elif default == "None":
+            value = (told["value"] or told["first"]).strip("`.")
+            default = value if " " not in value else default
+    explained = re.search(r"\bdefault", " ".join(kept), re.IGNORECASE)
+    tail = "" if default is None or explained else f" The default is `{default}`."
+    meaning = first_sentences(" ".join(kept), fits=lambda t: fits(t + tail))
+    if len(re.findall(r"\w+", meaning)) < 2 or _EMPTY.match(meaning):
+        return Meaning("", "")
+    return Meaning(meaning + tail, default if tail and default else "")
