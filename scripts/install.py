@@ -153,7 +153,9 @@ def pip_install(venv: pathlib.Path, name: str) -> None:
 def pip(venv: pathlib.Path, *options: str) -> None:
     """Runs `pip install` in the environment."""
     command = [str(venv / "bin" / "python"), "-m", "pip", "install"]
-    command += ["--quiet", "--disable-pip-version-check", *options]
+    command += ["--disable-pip-version-check", *options]
+    if not sys.stdout.isatty():
+        command.append("--quiet")
     if subprocess.run(command, check=False).returncode:
         raise InstallError(f"{' '.join(command)} failed; its messages are above")
 
