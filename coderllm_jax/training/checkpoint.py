@@ -64,9 +64,10 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, state: Any, record: RunRecord) -> None:
-        """Saves in the background; the state may be donated as soon as this returns."""
-        if record.step in self._manager.all_steps():
-            return
+        """Saves in the background; the state may be donated as soon as this returns.
+
+        A step that is there already stays as it is.
+        """
         evaluated = [row["eval_loss"] for row in record.evaluations if row["step"] == record.step]
         loss = evaluated[-1] if evaluated else math.inf
         self._manager.save(

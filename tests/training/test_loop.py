@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from coderllm_jax.config.training import TrainingConfig
+from coderllm_jax.model.loss import LossSums
 from coderllm_jax.records import PackedBatch, Sample
 from coderllm_jax.training.checkpoint import Checkpoints
 from coderllm_jax.training.loop import EvalBatches, Observers, train
@@ -191,6 +192,7 @@ def test_the_row_of_several_steps_is_their_token_weighted_mean(tmp_path: Path) -
         tmp_path / "pairs", 4, batches=uneven, config=config_with(**{"logging.every_steps": 2})
     ).notebook
     assert list(pairs.losses) == [2, 4]
+    assert each.losses[1] == pytest.approx(math.log(16), rel=1e-6)  # of an untrained table
     expected = (each.losses[1] * 4 + each.losses[2] * 8) / 12
     assert pairs.losses[2] == pytest.approx(expected, rel=1e-6)
 
@@ -206,12 +208,23 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(tmp_path: Pat
 
 
 def test_the_best_step_has_a_checkpoint_even_between_periods(tmp_path: Path) -> None:
-    config = config_with(**{"evaluation.every_steps": 2, "checkpoint.every_steps": 0})
-    learning_then_not = BigramProgram(learning_rate=0.1)
-    outcome = run(tmp_path, 7, config=config, program=learning_then_not)
+    losses = iter([5.0, 4.0, 2.0, 3.0, 3.5, 4.0])  # at steps 0, 2, 4, ... 10
+
+    class Scripted(BigramProgram):
+        def __init__(self) -> None:
+            super().__init__()
+            one = jax.device_put(np.float32(1))
+            self.eval_step = lambda state, batch: LossSums(
+                jax.device_put(np.float32(next(losses))), one, one
+            )
+
+    config = config_with(**{"evaluation.every_steps": 2, "checkpoint.every_steps": 100})
+    one_batch = EvalBatches(unseen=[batch_of_step(1000)])
+    outcome = run(tmp_path, 10, config=config, program=Scripted(), evaluation=one_batch)
     best = outcome.record.best
     assert best is not None
-    assert best["step"] in outcome.steps_kept
+    assert best["step"] == 4
+    assert outcome.steps_kept == [4, 10]  # the best, and the end
 
 
 def test_a_finished_run_does_no_step_and_more_steps_go_on(tmp_path: Path) -> None:
