@@ -62,7 +62,8 @@ def train_model(config: TrainingConfig | Mapping[str, Any]) -> TrainingResult:
     data, model, device or folder cannot be used.
     """
     started = time.perf_counter()
-    config = TrainingConfig.from_config_dict(config)
+    if not isinstance(config, TrainingConfig):
+        config = TrainingConfig.from_config_dict(config)
     from coderllm_jax.training.run_folder import RunFolder, read_json
 
     folder = RunFolder(Path(config.workdir))

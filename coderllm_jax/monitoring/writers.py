@@ -10,6 +10,7 @@ TensorFlow, CLU and wandb are imported when their writer is made, and nowhere el
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 import os
@@ -69,12 +70,12 @@ class FanOut:
         """The row, enriched, to every writer."""
         full = {**row, **self._enrich()}
         for name, writer in list(self._writers.items()):
-            self._guarded(name, lambda writer=writer: writer.write(full))
+            self._guarded(name, functools.partial(writer.write, full))
 
     def write_samples(self, step: int, samples: Sequence[Sample]) -> None:
         """The samples to every writer."""
         for name, writer in list(self._writers.items()):
-            self._guarded(name, lambda writer=writer: writer.write_samples(step, samples))
+            self._guarded(name, functools.partial(writer.write_samples, step, samples))
 
     def close(self) -> None:
         """Closes all of them."""

@@ -142,7 +142,7 @@ def _starved(figures: Figures) -> Advice | None:
 
 def _padded(figures: Figures) -> Advice | None:
     fill = figures.statistics.get("fill_fraction")
-    if not is_finite(fill) or fill is None or fill >= 0.8:
+    if not is_finite(fill) or fill >= 0.8:
         return None
     return Advice(
         "Turn data.packing on, or choose a data.sequence_length that your rows fill.",

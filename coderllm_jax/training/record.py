@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 import numpy as np
 
@@ -83,6 +83,6 @@ class RunRecord:
         return cls(**{name: value for name, value in values.items() if name in known})
 
 
-def is_finite(value: float | None) -> bool:
+def is_finite(value: float | None) -> TypeGuard[float]:
     """Whether a figure is there and is neither NaN nor infinite."""
     return value is not None and math.isfinite(value)

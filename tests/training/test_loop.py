@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -64,6 +65,12 @@ def config_with(**changes: Any) -> TrainingConfig:
     return TrainingConfig.from_config_dict(values)
 
 
+@functools.cache
+def shared_program() -> BigramProgram:
+    """Compiled once for all tests that want nothing special."""
+    return BigramProgram()
+
+
 def run(
     folder: Path,
     num_steps: int,
@@ -75,7 +82,7 @@ def run(
     batches: Callable[[int], Iterator[PackedBatch]] = batches_from,
 ) -> Outcome:
     """One session, as the entry puts it together: restore, then train."""
-    program = program or BigramProgram()
+    program = program or shared_program()
     notebook = Notebook()
     with Checkpoints(folder) as checkpoints:
         restored = checkpoints.restore_latest(program.init_state())
