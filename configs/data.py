@@ -45,6 +45,8 @@ def get_config() -> ml_collections.ConfigDict:
         "numpy.distutils",
         "numpy.f2py",
         "numpy.testing",
+        "orbax.checkpoint.experimental.emergency",
+        "orbax.checkpoint.experimental.tiering_service",
         "pydoc",
         "sre_compile",
         "turtle",

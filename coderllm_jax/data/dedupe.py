@@ -2,7 +2,7 @@
 
     normalised    "What does `adam` do?" = "what does adam do"        exact_duplicates
     MinHash+LSH   5-word shingles, then their true Jaccard            near_duplicates
-    13-grams      the same 13 words in a row anywhere in two texts    NgramIndex
+    13-grams      the same 13 words in a row anywhere in two texts    ngrams
 
 All three are functions of the texts and their order alone: of duplicates the first one stays.
 
@@ -54,20 +54,17 @@ def exact_duplicates(keys: Iterable[Hashable]) -> set[int]:
 def near_duplicates(texts: Sequence[str], *, threshold: float) -> set[int]:
     """Positions that are within `threshold` Jaccard of an earlier text that itself is kept."""
     shingles = [_shingles(text) for text in texts]
-    signatures = _minhash(shingles)
-    buckets: dict[tuple[int, bytes], list[int]] = {}
+    buckets: list[dict[int, list[int]]] = [{} for _ in range(_BANDS)]
     repeated: set[int] = set()
-    for position, signature in enumerate(signatures):
-        bands = [
-            (band, signature[band * _ROWS_PER_BAND : (band + 1) * _ROWS_PER_BAND].tobytes())
-            for band in range(_BANDS)
-        ]
-        candidates = sorted({other for key in bands for other in buckets.get(key, ())})
+    for position, keys in enumerate(_band_keys(shingles)):
+        candidates: set[int] = set()
+        for bucket, key in zip(buckets, keys, strict=True):
+            candidates.update(bucket.get(key, ()))
         if any(_jaccard(shingles[position], shingles[other]) >= threshold for other in candidates):
             repeated.add(position)
             continue
-        for key in bands:
-            buckets.setdefault(key, []).append(position)
+        for bucket, key in zip(buckets, keys, strict=True):
+            bucket.setdefault(key, []).append(position)
     return repeated
 
 
@@ -81,36 +78,30 @@ def _shingles(text: str) -> frozenset[int]:
     )
 
 
-def _minhash(shingles: Sequence[frozenset[int]]) -> np.ndarray:
-    """[texts, 64] uint64: of each text, the least value of each of 64 hash functions."""
+def _band_keys(shingles: Sequence[frozenset[int]]) -> list[list[int]]:
+    """Of each text, one number a band: texts that agree in one are candidates.
+
+    A band is 4 of the 64 least hash values; equal bands have equal keys, and unequal ones that
+    share a key by chance cost a comparison and nothing else.
+    """
     count = _BANDS * _ROWS_PER_BAND
     random = np.random.default_rng(0)
     scale = random.integers(1, 2**28, size=count, dtype=np.uint64)
     shift = random.integers(0, 2**60, size=count, dtype=np.uint64)
+    fold = random.integers(1, 2**63, size=_ROWS_PER_BAND, dtype=np.uint64)
     signatures = np.empty((len(shingles), count), np.uint64)
     for row, values in enumerate(shingles):
         value_S = np.fromiter(values, np.uint64, len(values))
-        # 32-bit shingles times 28-bit scales stay below 2**60: the sum cannot overflow.
+        # 32-bit shingles times 28-bit scales plus 60 bits stay below 2**64.
         hashed_SH = (value_S[:, None] * scale + shift) % _PRIME
         signatures[row] = hashed_SH.min(axis=0)
-    return signatures
+    bands = signatures.reshape(len(shingles), _BANDS, _ROWS_PER_BAND)
+    return (bands * fold).sum(axis=2, dtype=np.uint64).tolist()
 
 
 def _jaccard(a: frozenset[int], b: frozenset[int]) -> float:
     shared = len(a & b)
     return shared / (len(a) + len(b) - shared)
-
-
-class NgramIndex:
-    """The 13-grams of some texts, to be asked which other texts share one."""
-
-    def __init__(self, texts: Iterable[str]) -> None:
-        self._ngrams: set[str] = set()
-        for text in texts:
-            self._ngrams.update(ngrams(text))
-
-    def __contains__(self, text: str) -> bool:
-        return any(ngram in self._ngrams for ngram in ngrams(text))
 
 
 def ngrams(text: str) -> list[str]:

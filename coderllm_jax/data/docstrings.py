@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import NamedTuple
 
 from coderllm_jax.data.examples import Doctest, code_blocks, sessions_of, without_code
 from coderllm_jax.data.markup import dedent_block, drop_directives, indentation, plain_text
@@ -77,6 +78,7 @@ _GOOGLE_ITEM = re.compile(
     rf"^{_NAMES}(?: *\([^()\n]*(?:\([^()\n]*\)[^()\n]*)*\))? *: *(?P<text>.*)$"
 )
 _NUMPY_ITEM = re.compile(rf"^{_NAMES}(?: *:.*)?$")
+_LISTED = re.compile(r" *([-*+•]|\d+[.)]) ")
 _SIGNATURE_LINE = re.compile(r"[\w.]+\([^`]*\)(?: *-> *.+)?")
 
 
@@ -103,140 +105,111 @@ def prose_paragraphs(text: str) -> list[str]:
 def parse_docstring(text: str) -> Docstring:
     """The parts of a docstring as `ast.get_docstring` gives it (indentation already cleaned)."""
     text = text.expandtabs(4)
-    blocks = _split_sections(text)
-    prose = "\n".join(body for kind, body in blocks if kind == "description")
-    parameters: dict[str, str] = {}
-    attributes: dict[str, str] = {}
-    raises: dict[str, str] = {}
+    items: dict[str, dict[str, str]] = {"parameters": {}, "attributes": {}, "raises": {}}
+    prose: list[str] = []
     returns = ""
-    for kind, body in blocks:
-        if kind == "parameters":
-            parameters |= _items(body)
-        elif kind == "attributes":
-            attributes |= _items(body)
-        elif kind == "raises":
-            raises |= _items(body)
-        elif kind == "returns":
-            returns = returns or _returned(body)
-    prose, fields = _take_fields(prose)
-    parameters |= fields["parameters"]
-    raises |= fields["raises"]
-    returns = returns or fields["returns"].get("", "")
+    for block in _split_sections(text):
+        if block.kind in items:
+            items[block.kind] |= _items(block)
+        elif block.kind == "returns":
+            returns = returns or _returned(block)
+        elif block.kind == "description":
+            prose += block.lines
+    described, fields = _take_fields("\n".join(prose))
     sessions = sessions_of(text)
-    paragraphs = _paragraphs(without_code(prose))
+    paragraphs = _paragraphs(without_code(described))
     return Docstring(
         text=text,
         summary=paragraphs[0] if paragraphs else "",
         description=tuple(paragraphs[1:]),
-        parameters=parameters,
-        attributes=attributes,
-        returns=returns,
-        raises=raises,
+        parameters=items["parameters"] | fields["parameters"],
+        attributes=items["attributes"],
+        returns=returns or fields["returns"].get("", ""),
+        raises=items["raises"] | fields["raises"],
         examples=code_blocks(text, sessions),
         doctests=sessions,
     )
 
 
-def _split_sections(text: str) -> list[tuple[str, str]]:
-    """[(kind, body)] in order; a section ends where a line stands left of its body."""
+class _Block(NamedTuple):
+    """The lines of one section. `underlined`: NumPy's way; `indent`: where its heading stands."""
+
+    kind: str
+    lines: list[str]
+    underlined: bool = False
+    indent: int = -1
+
+
+def _split_sections(text: str) -> list[_Block]:
+    """The sections in order. Google's ends where a line stands no further right than its name."""
     lines = text.splitlines()
-    blocks: list[tuple[str, list[str]]] = [("description", [])]
-    google_indent: int | None = None  # indentation of the open Google heading
-    index = 0
-    while index < len(lines):
-        line = lines[index]
+    blocks = [_Block("description", [])]
+    underline = -1
+    for index, line in enumerate(lines):
         following = lines[index + 1] if index + 1 < len(lines) else ""
-        heading = _HEADING.match(line)
         name = line.strip().lower()
+        heading = _HEADING.match(line)
+        if index == underline:
+            continue
         if name in _SECTIONS and _UNDERLINE.match(following):
-            blocks.append((_SECTIONS[name], []))
-            google_indent = None
-            index += 2
-            continue
-        if heading and heading["name"].lower() in _SECTIONS:
-            blocks.append((_SECTIONS[heading["name"].lower()], []))
-            google_indent = len(heading["indent"])
-            index += 1
-            continue
-        if google_indent is not None and line.strip() and indentation(line) <= google_indent:
-            # Keras and Flax write code after "Example:" at the heading's own indentation.
-            fenced = blocks[-1][0] == "examples" and re.match(r" *(```|>>>)", line)
-            inside = blocks[-1][0] == "examples" and _is_inside_fence(blocks[-1][1])
-            if not fenced and not inside and not _continues_example(blocks[-1], lines[index - 1]):
-                blocks.append(("description", [""]))
-                google_indent = None
-        blocks[-1][1].append(line)
-        index += 1
-    return [(kind, "\n".join(body)) for kind, body in blocks]
+            blocks.append(_Block(_SECTIONS[name], [], underlined=True))
+            underline = index + 1
+        elif heading and heading["name"].lower() in _SECTIONS:
+            kind = _SECTIONS[heading["name"].lower()]
+            blocks.append(_Block(kind, [], indent=len(heading["indent"])))
+        else:
+            at_margin = line.strip() and indentation(line) <= blocks[-1].indent
+            if at_margin and not _continues_example(blocks[-1], line, previous=lines[index - 1]):
+                blocks.append(_Block("description", [""]))
+            blocks[-1].lines.append(line)
+    return blocks
 
 
-def _continues_example(block: tuple[str, list[str]], previous: str) -> bool:
-    """Whether an unindented line still is a session's: its output or its next prompt."""
-    kind, body = block
-    return kind == "examples" and bool(previous.strip()) and any(">>>" in line for line in body)
+def _continues_example(block: _Block, line: str, *, previous: str) -> bool:
+    """Whether a line at the margin still belongs to an example: Keras and Flax write them there."""
+    if block.kind != "examples":
+        return False
+    fences = sum(line.lstrip().startswith("```") for line in block.lines)
+    session = any(">>>" in line for line in block.lines) and previous.strip()
+    return bool(fences % 2 or session or re.match(r" *(```|>>>)", line))
 
 
-def _is_inside_fence(body: list[str]) -> bool:
-    return sum(line.lstrip().startswith("```") for line in body) % 2 == 1
-
-
-def _items(body: str) -> dict[str, str]:
+def _items(block: _Block) -> dict[str, str]:
     """`name: text` (Google) or `name : type` over indented text (NumPy), as {name: text}."""
     items: dict[str, list[str]] = {}
-    current: list[str] | None = None
-    body = dedent_block(body)
+    current: list[str] = []
     margin: int | None = None
-    for line in body.splitlines():
-        if not line.strip():
-            if current is not None:
-                current.append("")
-            continue
-        margin = indentation(line) if margin is None else margin
-        if indentation(line) > margin:
-            if current is not None:
-                current.append(line)
+    for line in dedent_block("\n".join(block.lines)).splitlines():
+        margin = indentation(line) if margin is None and line.strip() else margin
+        if not line.strip() or indentation(line) > (margin or 0):
+            current.append(line)
             continue
         bare = line.strip().removeprefix("- ").removeprefix("* ")
-        google = _GOOGLE_ITEM.match(bare)
-        numpy = _NUMPY_ITEM.match(bare)
-        # `x : array_like` is NumPy's when a space precedes the colon; its text is indented below.
-        if numpy and (google is None or re.match(r"[^:(]*\s:", bare)):
-            names, first = numpy["names"], ""
-        elif google:
-            names, first = google["names"], google["text"]
-        else:
-            current = None
-            continue
-        current = [first]
-        for name in re.findall(r"[A-Za-z_]\w*", names):
+        item = (_NUMPY_ITEM if block.underlined else _GOOGLE_ITEM).match(bare)
+        current = [] if item is None or block.underlined else [item["text"]]
+        for name in re.findall(r"[A-Za-z_]\w*", item["names"]) if item else ():
             items[name] = current
-    found = {}
-    for name, block in items.items():
-        rest = dedent_block("\n".join(block[1:]))
-        if text := plain_text(without_code(f"{block[0]}\n{rest}")):
-            found[name] = text
-    return found
+    texts = {name: _item_text(lines) for name, lines in items.items()}
+    return {name: text for name, text in texts.items() if text}
 
 
-def _returned(body: str) -> str:
+def _item_text(lines: list[str]) -> str:
+    """An item's lines as plain text, up to the first list in them."""
+    first, *rest = lines or [""]
+    lines = [first, *dedent_block("\n".join(rest)).splitlines()]
+    end = next((i for i, line in enumerate(lines) if _LISTED.match(line)), len(lines))
+    return plain_text(without_code("\n".join(lines[:end])))
+
+
+def _returned(block: _Block) -> str:
     """The text of a Returns section without its leading type."""
-    body = dedent_block(body)
-    lines = body.splitlines()
-    if not lines:
-        return ""
-    if (
-        len(lines) > 1
-        and indentation(lines[0]) == 0
-        and lines[1].strip()
-        and indentation(lines[1]) > 0
-    ):
-        numpy = re.match(r"^(\w+ *: *.+|[\w.\[\], |]+)$", lines[0])
-        if numpy and not lines[0].rstrip().endswith((".", ":")):
-            rest = lines[1:]
-            if any(line.strip() and not indentation(line) for line in rest):
-                return ""  # several named results: no single sentence says them
-            return plain_text(without_code(dedent_block("\n".join(rest))))
-    return plain_text(without_code(body))
+    lines = dedent_block("\n".join(block.lines)).splitlines()
+    results = [line for line in lines if line.strip() and not indentation(line)]
+    if not block.underlined or (len(lines) == 1 and " : " not in lines[0]):
+        return _item_text(lines)
+    if len(results) > 1:
+        return ""  # several named results: no single sentence says them
+    return _item_text(dedent_block("\n".join(lines[1:])).splitlines())
 
 
 def _take_fields(prose: str) -> tuple[str, dict[str, dict[str, str]]]:
@@ -273,7 +246,7 @@ def _paragraphs(prose: str) -> list[str]:
     for block in re.split(r"\n[ \t]*\n", drop_directives(prose)):
         plain = plain_text(block).strip()
         lines = block.strip("\n").splitlines()
-        listed = any(re.match(r" *([-*+•]|\d+[.)]) ", line) for line in lines)
+        listed = any(_LISTED.match(line) for line in lines)
         headed = len(lines) > 1 and _UNDERLINE.match(lines[1])
         if plain and not listed and not headed and not _SIGNATURE_LINE.fullmatch(plain):
             found.append(plain)

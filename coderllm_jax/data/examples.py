@@ -61,9 +61,9 @@ def without_code(text: str) -> str:
             session = bool(line.strip())
             if session:
                 continue
-        if line.rstrip().endswith("::") and not line.lstrip().startswith(".."):
+        if line.rstrip().endswith(":") and not line.lstrip().startswith(".."):
             literal = indent
-            kept.append(line.rstrip()[:-1])
+            kept.append(line.rstrip().rstrip(":") + ":")
         else:
             kept.append(line)
     return "\n".join(kept)
@@ -80,7 +80,8 @@ def sessions_of(text: str) -> tuple[tuple[Doctest, ...], ...]:
     sessions: list[list[Doctest]] = [[]]
     for part in parts:
         if isinstance(part, doctest.Example):
-            sessions[-1].append(Doctest(part.source, part.want))
+            source = re.sub(r"\s*# ?doctest:.*", "", part.source.rstrip("\n"))
+            sessions[-1].append(Doctest(f"{source}\n", part.want))
         elif part.strip():
             sessions.append([])
     return tuple(tuple(session) for session in sessions if session)

@@ -27,6 +27,7 @@ _INLINE = (
     (re.compile(r":(?:\w+:)?\w+:`!?([^`]+)`"), r"`\1`"),
     (re.compile(r"`([^`<>]+?)\s*<[^`<>]+>`__?"), r"\1"),
     (re.compile(r"(?<!`)`~([\w.]+)`(?!`)"), lambda m: f"`{m[1].rpartition('.')[2]}`"),
+    (re.compile(r"(?<!`)`\.(?=[A-Za-z_][\w.]*`)"), "`"),
     (re.compile(r"``([^`\n]+(?:\n[^`\n]+)?)``"), r"`\1`"),
     (re.compile(r"`([^`\n]+)`__?(?!\w)"), r"\1"),
     (re.compile(r"!\[[^\]]*\]\([^)]*\)"), ""),
@@ -44,6 +45,14 @@ _MATH_DOLLAR = re.compile(
 _CODE = re.compile(r"`[^`\n]*`")
 _URL = re.compile(r"<?https?://\S+")
 
+# What plain prose has none of: markup that was not understood, notes to self, bylines, and
+# pointers to what stands elsewhere on the page.
+_LEFT_OVER = re.compile(
+    rf"[`\\{_UNSAYABLE}]|::|\{{\{{|%\(|\.\. |\|\w+\||:\w+:|^\s*[|+=]|>>>|<[a-z][\w ,-]*>"
+    r"|_{3,}|={3,}|-{3,}|\b(?:XXX|TODO|FIXME)\b|(?i:\b(?:written|contributed) by\b)|\w@\w+\.\w"
+    r"|\b(?i:see|examples?|notes?|listed|described|shown|defined|mentioned|explained|as)\b[^.]*"
+    r"\b(?:below|above)\b"
+)
 _ABBREVIATION = re.compile(
     r"(?:\b(?:e\.g|i\.e|etc|vs|cf|et al|Eq|Eqs|Fig|Sec|Ref|Refs|approx|resp|No|Dr|St|al|incl"
     r"|Inc|Jr|w\.r\.t|a\.k\.a|[A-Z])\.)$"
@@ -101,14 +110,8 @@ def sentences(text: str) -> list[str]:
 
 def sayable(sentence: str) -> bool:
     """Whether a sentence stands alone as plain text: whole, balanced, nothing left of markup."""
-    if _UNSAYABLE in sentence or "\\" in re.sub(_CODE, "", sentence):
-        return False
     prose = _CODE.sub("", sentence)
-    if prose.count("`") or not re.search(r"[A-Za-z]{2}", sentence):
-        return False
-    if re.search(
-        r"::|\{\{|%\(|\.\. |\|\w+\||:\w+:|^\s*[|+=]|>>>|<[a-z]+>|_{3,}|={3,}|-{3,}", prose
-    ):
+    if not re.search(r"[A-Za-z]{2}", sentence) or _LEFT_OVER.search(prose):
         return False
     if any(sentence.count(a) != sentence.count(b) for a, b in ("()", "[]", "{}")):
         return False
@@ -126,7 +129,8 @@ def first_sentences(text: str, *, fits: Fits) -> str:
         candidate = as_sentence(f"{kept} {sentence}".strip())
         # A later sentence without its full stop goes on in a list or a formula.
         whole = ends_whole(sentence) or (not kept and not _DANGLING.search(sentence))
-        if not whole or not sayable(sentence) or not fits(candidate):
+        points_elsewhere = kept and sentence.startswith(("See ", "Refer "))
+        if not whole or points_elsewhere or not sayable(sentence) or not fits(candidate):
             break
         kept = candidate
     return kept
@@ -172,7 +176,7 @@ def _tidy(paragraph: str) -> str:
 
 def _tidy_prose(prose: str) -> str:
     """Closes the gaps that removed markup left."""
-    prose = re.sub(r"(?<=\w)\s+([.,;:!?)](?!\w))", r"\1", prose)
+    prose = re.sub(r"(?<=\w)\s+([.,;:!?)](?![\w=]))", r"\1", prose)
     prose = re.sub(r"\s*\((?:see)?\s*\)", "", prose)
     return re.sub(r" {2,}", " ", prose)
 

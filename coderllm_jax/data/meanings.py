@@ -28,6 +28,16 @@ _DEFAULT_REMARK = re.compile(
     re.IGNORECASE,
 )
 _OPTIONAL = re.compile(r"^(?:\(optional\)[.:,]?|optional[.:,])\s+", re.IGNORECASE)
+# "Bool, optional." before the sentence that says something.
+_TYPE_WORDS = (
+    r"bool(?:ean)?|int(?:eger)?|float|str(?:ing)?|list|tuple|dict(?:ionary)?|callable|function"
+    r"|scalar|sequence|array(?:[_-]?like)?|ndarray|tensor"
+)
+_BARE_TYPE = re.compile(
+    rf"(?:an? |the )?(?:python )?(?:{_TYPE_WORDS})s?(?:(?: or |/|, )(?:None|[a-z_]+))*"
+    r"(?:, (?:optional|default=?\S*))?\.",
+    re.IGNORECASE,
+)
 _EMPTY = re.compile(
     r"deprecated\b|not used\b|unused\b|ignored\b|[\w\s,|]*\boptional\.$|see (?:above|below)",
     re.IGNORECASE,
@@ -59,6 +69,8 @@ def argument_meaning(text: str, parameter: Parameter | None, *, fits: Fits) -> M
         elif default == "None":
             value = (told["value"] or told["first"]).strip("`.")
             default = value if " " not in value else default
+    if len(kept) > 1 and _BARE_TYPE.fullmatch(kept[0]):
+        kept.pop(0)
     explained = re.search(r"\bdefault", " ".join(kept), re.IGNORECASE)
     tail = "" if default is None or explained else f" The default is `{default}`."
     meaning = first_sentences(" ".join(kept), fits=lambda t: fits(t + tail))

@@ -95,19 +95,16 @@ class Namespaces:
             return None
         submodule = f"{module_name}.{name}"
         match module.bindings.get(name):
-            case Definition() as definition:
-                return definition
+            case (Definition() as found) | Import(found, None):
+                return found
             case Alias(dotted):
                 return self.resolve_dotted(module_name, dotted, step=step + 1)
-            case Import(imported, None):
-                return imported
             case Import(imported, str(original)) if (imported, original) != (module_name, name):
                 return self.resolve(imported, original, step=step + 1)
-            case None:
-                for star in module.stars:
-                    if name in self._star_names(star):
-                        return self.resolve(star, name, step=step + 1)
-        return submodule if submodule in self.modules else None
+            case None if stars := [star for star in module.stars if name in self._star_names(star)]:
+                return self.resolve(stars[0], name, step=step + 1)
+            case _:
+                return submodule if submodule in self.modules else None
 
     def resolve_dotted(
         self, module_name: str, dotted: str, *, step: int = 0

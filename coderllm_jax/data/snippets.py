@@ -14,6 +14,7 @@ array([1, 3])
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 from collections.abc import Iterable
 
@@ -26,6 +27,17 @@ _SAFE_NAMES = frozenset(
     | {"repr", "reversed", "round", "set", "sorted", "str", "sum", "tuple", "zip"}
 )
 _NUMPY = "import numpy as np"
+_WELL_KNOWN = {
+    "jax": "import jax",
+    "jnp": "import jax.numpy as jnp",
+    "keras": "import keras",
+    "lax": "from jax import lax",
+    "nnx": "from flax import nnx",
+    "np": _NUMPY,
+    "ocp": "import orbax.checkpoint as ocp",
+    "ops": "from keras import ops",
+    "optax": "import optax",
+}
 _ARRAY = re.compile(r"array\((?P<values>.*?)(?:, dtype=\w+)?\)", re.DOTALL)
 
 
@@ -50,6 +62,31 @@ def shortest_use(code: str, name: str, *, fits: Fits) -> str:
         line for node in reversed(kept) for line in lines[node.lineno - 1 : node.end_lineno]
     )
     return part if fits(part) else ""
+
+
+def unresolved(code: str) -> set[str]:
+    """The names that a program uses and neither binds nor finds among the builtins."""
+    tree = ast.parse(code)
+    bound = {
+        name for node in ast.walk(tree) if isinstance(node, ast.stmt) for name in _stored(node)
+    }
+    bound |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    return _loaded(tree) - bound - frozenset(dir(builtins))
+
+
+def with_imports(code: str, own: str) -> str:
+    """The program with imports for `own` (a dotted name), its package and well-known modules.
+
+    Docstrings leave out what their readers know; a program that is to be run cannot.
+    """
+    missing = unresolved(code)
+    home, _, name = own.rpartition(".")
+    known = {home.partition(".")[0]: f"import {home.partition('.')[0]}"} if home else {}
+    known |= _WELL_KNOWN
+    lines = [line for module, line in sorted(known.items()) if module in missing]
+    if home and name in missing:
+        lines.append(f"from {home} import {name}")
+    return "\n".join([*lines, code])
 
 
 def doctest_asserts(

@@ -51,7 +51,8 @@ def standalone_body(node: Function, module: Module) -> tuple[str, tuple[str, ...
 def _free_names(node: Function, statements: list[ast.stmt]) -> set[str] | None:
     """The names a function takes from its module; None where it changes names outside itself."""
     bound = {inner.arg for inner in ast.walk(node) if isinstance(inner, ast.arg)} | {node.name}
-    used: set[str] = set()
+    defaults = [d for d in (*node.args.defaults, *node.args.kw_defaults) if d is not None]
+    used = {n.id for d in defaults for n in ast.walk(d) if isinstance(n, ast.Name)}
     for inner in (inner for statement in statements for inner in ast.walk(statement)):
         match inner:
             case ast.Name(id=name, ctx=ast.Load()):
@@ -71,19 +72,15 @@ def _import_of(name: str, module: Module) -> str | None:
     """The import that gives a program the module's `name`, such as `from jax import lax`."""
     binding = module.bindings.get(name)
     if isinstance(binding, Definition):
-        return f"from {module.name} import {name}" if _is_known(module.name, name) else None
+        return f"from {module.name} import {name}" if is_public(f"{module.name}.{name}") else None
     if not isinstance(binding, Import):
         return None
-    if binding.name is None:
+    if binding.name is None and is_public(binding.module):
         plain = binding.module == name
         return f"import {name}" if plain else f"import {binding.module} as {name}"
     suffix = "" if binding.name == name else f" as {name}"
     line = f"from {binding.module} import {binding.name}{suffix}"
-    return line if _is_known(binding.module, binding.name) else None
-
-
-def _is_known(module: str, name: str) -> bool:
-    return is_public(f"{module}.{name}")
+    return line if is_public(f"{binding.module}.{binding.name}") else None
 
 
 def _without_annotations(arguments: ast.arguments) -> ast.arguments:

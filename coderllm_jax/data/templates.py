@@ -46,7 +46,7 @@ PHRASINGS: Mapping[str, Phrasings] = {
         (
             "What is the signature of {name}?",
             "Which arguments does {name} take?",
-            "How is {name} called?",
+            "How do I call {name}?",
         ),
         "Write out the parameters of {name} with their defaults.",
     ),
