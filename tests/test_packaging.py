@@ -237,7 +237,7 @@ def test_training_imports_are_base_dependencies():
     ("lock", "extras"),
     [
         ("train", []),
-        ("dev", ["dev", "evaluation"]),
+        ("dev", ["dev", "evaluation", "wandb"]),
         ("full", ["retrieval", "evaluation", "wandb", "peers", "dev"]),
         ("cuda", ["cuda"]),
         ("tpu", ["tpu"]),
