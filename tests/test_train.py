@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -226,14 +227,16 @@ def test_the_command_says_that_a_run_is_finished_and_exits_with_0(whole: Trainin
 def test_more_steps_go_on_and_fewer_are_refused(
     whole: TrainingResult, base: ConfigDict, tmp_path: Path
 ) -> None:
-    short = train_model(changed(base, tmp_path, steps=2))
+    # A schedule that does not know the number of steps: one compiled program serves both.
+    constant = {"optimizer.schedule": "constant", "optimizer.warmup_fraction": 0.0}
+    short = train_model(changed(base, tmp_path, steps=2, **constant))
     assert short.summary["steps"] == 2
-    longer = train_model(changed(base, tmp_path, steps=3))
+    longer = train_model(changed(base, tmp_path, steps=3, **constant))
     assert longer.summary["steps"] == 3
     losses = [row["step"] for row in figures(tmp_path / "metrics/metrics.jsonl") if "loss" in row]
     assert losses == [1, 2, 3]
     with pytest.raises(RunError, match="is at step 3, past the 1 asked for; a run can only grow"):
-        train_model(changed(base, tmp_path, steps=1))
+        train_model(changed(base, tmp_path, steps=1, **constant))
 
 
 def test_another_run_is_refused_with_its_differences(
@@ -278,6 +281,32 @@ def test_every_weight_can_be_trained_and_is_written(base: ConfigDict, tmp_path: 
     assert adapter.config["kind"] == "full"
     assert sorted(adapter.tensors) == ["blocks", "embedding", "final_norm"]
     assert result.summary["final_eval_loss"] < result.summary["baseline_eval_loss"]
+
+
+def test_a_run_goes_on_where_there_are_other_devices(base: ConfigDict, tmp_path: Path) -> None:
+    """Four simulated devices first, in a process of their own; then what is here."""
+    changes = {"steps": 2, "evaluation.every_steps": 0, "mesh.data": 1}
+    flags = {"mesh.fsdp": 2, "mesh.tensor": 2, **changes}
+    config = changed(base, tmp_path / "run", **flags)
+    code = (
+        "import sys, json; from coderllm_jax import train_model, TrainingConfig; "
+        "values = TrainingConfig.create_default(); values.update(json.loads(sys.argv[1])); "
+        "print(train_model(values).summary['final_eval_loss'])"
+    )
+    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, config.to_json()],
+        env={**os.environ, **devices},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    here = changed(base, tmp_path / "run", **{**changes, "steps": 3})
+    longer = train_model(here).summary
+    assert longer["steps"] == 3
+    assert longer["final_eval_loss"] < float(done.stdout)
 
 
 def test_help_answers_at_once_and_without_heavy_imports() -> None:

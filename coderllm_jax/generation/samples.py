@@ -30,6 +30,9 @@ def make_sampler(
     prompts = [
         encode_prompt(model.tokenizer, [Turn("user", sample.question)]) for sample in questions
     ]
+    # The mesh splits rows evenly: the last question is asked again until they divide.
+    rows = program.mesh.shape["data"] * program.mesh.shape["fsdp"]
+    prompts += prompts[-1:] * (-len(prompts) % rows)
 
     def sample(state: TrainState) -> list[Sample]:
         adapted: tuple[Any, Any] = (program.frozen, state.trainable)
@@ -40,7 +43,7 @@ def make_sampler(
             )
         return [
             question._replace(answer=answer)
-            for question, answer in zip(questions, answers, strict=True)
+            for question, answer in zip(questions, answers, strict=False)
         ]
 
     return sample

@@ -43,8 +43,13 @@ def prepare_process(*, platform: str, cache_dir: str) -> None:
 
     # Compiled programs are loaded as they are, so nobody else may write them.
     compiled = Path(cache_dir).expanduser() / "compiled"
-    compiled.mkdir(mode=0o700, parents=True, exist_ok=True)
-    compiled.chmod(0o700)
+    try:
+        compiled.mkdir(mode=0o700, parents=True, exist_ok=True)
+        compiled.chmod(0o700)
+    except OSError as error:
+        raise DeviceError(
+            f"{compiled}: cannot be made ({error.strerror}); name another model.cache_dir"
+        ) from None
     jax.config.update("jax_compilation_cache_dir", str(compiled))
 
 

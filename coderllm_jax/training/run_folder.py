@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,9 @@ class RunFolder:
     def check_usable(self) -> bool:
         """Whether a run is here already; RunError where the folder holds something else."""
         if not self.path.exists():
+            home = next(parent for parent in self.path.absolute().parents if parent.exists())
+            if not (home.is_dir() and os.access(home, os.W_OK)):
+                raise RunError(f"workdir {self.path} cannot be made in {home}; name another one")
             return False
         if not self.path.is_dir():
             raise RunError(f"workdir {self.path} is a file; name a folder")

@@ -47,6 +47,12 @@ def test_the_compilation_cache_is_private(tmp_path: Path) -> None:
         jax.config.update("jax_compilation_cache_dir", before)
 
 
+def test_a_cache_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DeviceError, match=r"cannot be made.*name another model\.cache_dir"):
+        devices.prepare_process(platform="cpu", cache_dir=str(tmp_path / "file"))
+
+
 @pytest.mark.parametrize(
     ("kind", "rate"),
     [("NVIDIA H200", 989e12), ("NVIDIA L40S", None), ("TPU v5 lite", 197e12), ("cpu", None)],

@@ -33,6 +33,8 @@ def test_a_foreign_folder_is_refused_with_what_is_in_it(tmp_path: Path) -> None:
         RunFolder(tmp_path).check_usable()
     with pytest.raises(RunError, match="is a file; name a folder"):
         RunFolder(tmp_path / "thesis.tex").check_usable()
+    with pytest.raises(RunError, match=r"cannot be made in .*thesis\.tex; name another one"):
+        RunFolder(tmp_path / "thesis.tex" / "run").check_usable()
 
 
 def test_a_run_stopped_before_its_manifest_begins_again(tmp_path: Path) -> None:
