@@ -155,7 +155,8 @@ def read_inputs(
             unseen=batches(turns.examples), few_shot=batches(few_shot) if few_shot else ()
         ),
         questions=[
-            Sample(item.question, "", item.answer) for item in fitting[: config.evaluation.samples]
+            Sample(item.question, "", item.answer)
+            for item in vary_kinds(fitting)[: config.evaluation.samples]
         ],
         sha256=report.sha256,
         statistics={
@@ -188,6 +189,16 @@ def choose_items(items: Sequence[EvalItem], max_items: int) -> list[EvalItem]:
         )
     ordered = sorted(unseen, key=lambda item: hashlib.sha256(item.id.encode()).digest())
     return ordered[:max_items]
+
+
+def vary_kinds(items: Sequence[EvalItem]) -> list[EvalItem]:
+    """The same items, one of every kind first, then a second of every kind, and so on."""
+    met: Counter[str] = Counter()
+    rounds = []
+    for item in items:
+        rounds.append(met[item.kind])
+        met[item.kind] += 1
+    return [item for _, item in sorted(zip(rounds, items, strict=True), key=lambda pair: pair[0])]
 
 
 def choose_shots(examples: Sequence[Example]) -> list[tuple[str, str]]:

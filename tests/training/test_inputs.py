@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from coderllm_jax.training.inputs import (
     choose_shots,
     few_shot_examples,
     read_inputs,
+    vary_kinds,
 )
 
 
@@ -56,6 +58,18 @@ def test_only_unseen_items_are_scored_whatever_their_order() -> None:
 def test_items_without_unseen_ones_are_refused() -> None:
     with pytest.raises(DataError, match="none of 1 evaluation items is of the split 'unseen'"):
         choose_items([item(1, "seen")], 4)
+
+
+def test_sampled_questions_are_of_different_kinds() -> None:
+    items = [dataclasses.replace(item(i), kind=kind) for i, kind in enumerate("aaabbc")]
+    assert [(one.kind, one.id) for one in vary_kinds(items)] == [
+        ("a", "i0"),
+        ("b", "i3"),
+        ("c", "i5"),
+        ("a", "i1"),
+        ("b", "i4"),
+        ("a", "i2"),
+    ]
 
 
 def test_shots_are_short_and_of_different_kinds() -> None:
