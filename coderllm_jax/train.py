@@ -173,4 +173,4 @@ def _is_finished(folder: RunFolder) -> bool:
 
 
 if __name__ == "__main__":
-    entry.run(main, TrainingConfig, "configs/lora.py")
+    entry.run(main, TrainingConfig, "configs/lora.py", computes=True)

@@ -110,8 +110,9 @@ class StepSection(Section):
     )
     remat: str = option(
         "auto",
-        "What backward recomputes in each block.",
-        choices=("auto", "none", "block", "dots"),
+        "What backward recomputes in each block: nothing, everything, or all but the projections. "
+        "auto: projections on a CPU, block on accelerators.",
+        choices=("auto", "none", "block", "projections"),
     )
     scan_blocks: str = option(
         "auto", "Whether the blocks are one compiled loop body.", choices=("auto", "on", "off")
