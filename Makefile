@@ -7,7 +7,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help train test check clean
+.PHONY: help train test prove check clean
 
 VENV ?= .venv
 PLATFORM ?= auto
@@ -37,6 +37,12 @@ test:  ## install, check, run the tests
 	$(install) test
 	scripts/check $(python)
 	$(python) -m pytest $(ARGS)
+
+prove:  ## install everything, compare with the peers, run the benchmarks (long)
+	$(install) full
+	$(python) -m pytest -m peers
+	$(python) -m benchmarks.pipeline
+	$(python) -m benchmarks.train_step
 
 check:  ## format, lint, types, import contracts
 	$(install) test
