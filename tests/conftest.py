@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 # Before anything imports Keras or TensorFlow: the backend is read once, at import.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
