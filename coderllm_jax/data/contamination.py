@@ -22,7 +22,7 @@ import importlib.metadata
 import json
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from coderllm_jax.data.dedupe import NGRAM_WORDS, ngrams
 from coderllm_jax.data.rows import TrainingRow
@@ -32,9 +32,16 @@ from coderllm_jax.errors import DataError
 from coderllm_jax.records import EvalItem
 
 
+class Selection(NamedTuple):
+    """The items chosen, and how many candidates training rows overlapped."""
+
+    items: list[EvalItem]
+    overlapped: int
+
+
 def select_items(
     rows: Sequence[TrainingRow], kept_apart: Iterable[Statement], *, max_items: int
-) -> list[EvalItem]:
+) -> Selection:
     """Up to `max_items` seen items about the rows' statements, and as many about the others."""
     in_questions: collections.Counter[str] = collections.Counter()
     anywhere: collections.Counter[str] = collections.Counter()
@@ -43,22 +50,25 @@ def select_items(
         in_questions.update(question)
         anywhere.update(question | set(ngrams(row.answer)))
     trained = {row.statement.key: row.statement for row in rows}
-    seen = [as_item(statement, "seen") for statement in trained.values()]
-    unseen = [as_item(statement, "unseen") for statement in kept_apart]
-    overlaps_seen = (sum(in_questions[n] for n in ngrams(item.question)) for item in seen)
-    overlaps_unseen = (
-        sum(anywhere[n] for n in {*ngrams(item.question), *ngrams(item.answer)}) for item in unseen
-    )
-    return [
-        *choose_items(list(zip(seen, overlaps_seen, strict=True)), limit=max_items),
-        *choose_items(list(zip(unseen, overlaps_unseen, strict=True)), limit=max_items),
+    seen = [
+        (item, sum(in_questions[ngram] for ngram in ngrams(item.question)))
+        for item in (as_item(statement, "seen") for statement in trained.values())
     ]
+    unseen = [
+        (item, sum(anywhere[ngram] for ngram in _ngrams_of((item.question, item.answer))))
+        for item in (as_item(statement, "unseen") for statement in kept_apart)
+    ]
+    return Selection(
+        choose_items(seen, limit=max_items) + choose_items(unseen, limit=max_items),
+        overlapped=sum(overlaps > 0 for _, overlaps in seen + unseen),
+    )
 
 
 def drop_contaminated(
-    rows: Sequence[TrainingRow], items: Sequence[EvalItem], questions: Sequence[EvalItem]
+    rows: Sequence[TrainingRow], selection: Selection, questions: Sequence[EvalItem]
 ) -> tuple[list[TrainingRow], dict[str, Any]]:
     """Rows that share no word run with what they are judged by, and the manifest's report."""
+    items = selection.items
     problems = human_eval_texts()
     unseen = [item for item in items if item.split == "unseen"]
     whole = {
@@ -84,6 +94,7 @@ def drop_contaminated(
         "ngram_words": NGRAM_WORDS,
         "rows_dropped": counts,
         "rows_dropped_in_all": len(rows) - len(kept),
+        "evaluation_candidates_overlapped": selection.overlapped,
         "evaluation_items_compared": len(items),
         "questions_by_hand_compared": len(questions),
         "human_eval": (

@@ -26,7 +26,6 @@ NGRAM_WORDS = 13
 
 _SHINGLE_WORDS = 5
 _BANDS, _ROWS_PER_BAND = 16, 4
-_PRIME = np.uint64(2**61 - 1)
 _WORD = re.compile(r"\w+")
 
 
@@ -86,14 +85,15 @@ def _band_keys(shingles: Sequence[frozenset[int]]) -> list[list[int]]:
     """
     count = _BANDS * _ROWS_PER_BAND
     random = np.random.default_rng(0)
-    scale = random.integers(1, 2**28, size=count, dtype=np.uint64)
-    shift = random.integers(0, 2**60, size=count, dtype=np.uint64)
+    scale = random.integers(0, 2**63, size=count, dtype=np.uint64) * 2 + 1
+    shift = random.integers(0, 2**63, size=count, dtype=np.uint64)
     fold = random.integers(1, 2**63, size=_ROWS_PER_BAND, dtype=np.uint64)
     signatures = np.empty((len(shingles), count), np.uint64)
     for row, values in enumerate(shingles):
         value_S = np.fromiter(values, np.uint64, len(values))
-        # 32-bit shingles times 28-bit scales plus 60 bits stay below 2**64.
-        hashed_SH = (value_S[:, None] * scale + shift) % _PRIME
+        # Multiply-add-shift (Dietzfelbinger 1996): the product is meant to overflow, its high
+        # half is the hash. Without the overflow the order would be that of the values.
+        hashed_SH = (value_S[:, None] * scale + shift) >> np.uint64(32)
         signatures[row] = hashed_SH.min(axis=0)
     bands = signatures.reshape(len(shingles), _BANDS, _ROWS_PER_BAND)
     return (bands * fold).sum(axis=2, dtype=np.uint64).tolist()

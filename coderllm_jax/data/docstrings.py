@@ -148,7 +148,7 @@ def _split_sections(text: str) -> list[_Block]:
     for index, line in enumerate(lines):
         following = lines[index + 1] if index + 1 < len(lines) else ""
         name = line.strip().lower()
-        heading = _HEADING.match(line)
+        heading = _HEADING.match(line) if line.rstrip().endswith(":") else None
         if index == underline:
             continue
         if name in _SECTIONS and _UNDERLINE.match(following):

@@ -58,6 +58,10 @@ def read_documents(folder: Path) -> list[Section]:
     sections: list[Section] = []
     for path in paths:
         sections += _sections(path, path.relative_to(folder).as_posix(), root.name, licence)
+    if not sections:
+        raise DataError(
+            f"documents {str(folder)!r}: no text in {len(paths)} files; name another folder"
+        )
     return sections
 
 

@@ -45,6 +45,9 @@ _MATH_DOLLAR = re.compile(
 _CODE = re.compile(r"`[^`\n]*`")
 _URL = re.compile(r"<?https?://\S+")
 
+# Whether there is anything for the expressions above: most texts have nothing.
+_MARKED = re.compile(r"[`*\[<$\\|]|:\w|\.\. |https?:|_\b")
+
 # What plain prose has none of: markup that was not understood, notes to self, bylines, and
 # pointers to what stands elsewhere on the page.
 _LEFT_OVER = re.compile(
@@ -65,14 +68,19 @@ _BOUNDARY = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(`\[]?[A-Z0-9`])")
 
 def plain_text(text: str) -> str:
     """Markup off, lines joined: paragraphs separated by one blank line."""
+    if _MARKED.search(text):
+        text = _without_markup(text)
+    paragraphs = (" ".join(part.split()) for part in re.split(r"\n\s*\n", text))
+    return "\n\n".join(_tidy(part) for part in paragraphs if part)
+
+
+def _without_markup(text: str) -> str:
     text = drop_directives(text)
     text = _MATH_ROLE.sub(lambda m: _plain_math(m[1]), text)
     text = _outside_code(text, lambda prose: _MATH_DOLLAR.sub(_UNSAYABLE, prose))
     for pattern, replacement in _INLINE:
         text = pattern.sub(replacement, text)
-    text = _outside_code(text, lambda prose: _URL.sub(_UNSAYABLE, prose))
-    paragraphs = (" ".join(part.split()) for part in re.split(r"\n\s*\n", text))
-    return "\n\n".join(_tidy(part) for part in paragraphs if part)
+    return _outside_code(text, lambda prose: _URL.sub(_UNSAYABLE, prose))
 
 
 def drop_directives(text: str) -> str:
@@ -176,7 +184,7 @@ def _tidy(paragraph: str) -> str:
 
 def _tidy_prose(prose: str) -> str:
     """Closes the gaps that removed markup left."""
-    prose = re.sub(r"(?<=\w)\s+([.,;:!?)](?![\w=]))", r"\1", prose)
+    prose = re.sub(r"(?<=[\w)])\s+([.,;:!?)](?![\w=]))", r"\1", prose)
     prose = re.sub(r"\s*\((?:see)?\s*\)", "", prose)
     return re.sub(r" {2,}", " ", prose)
 

@@ -22,10 +22,10 @@ _DEFAULT_SENTENCE = re.compile(
     r"|(?P<first>`?\S+`?) (?:by|is the) default\.?",
     re.IGNORECASE,
 )
+# "(default: 0.5)" and ", defaults to 0.5" within a sentence.
 _DEFAULT_REMARK = re.compile(
-    r"\s*[(\[](?:the )?defaults?(?: value)?(?: is| to|:|=)? ?[^()\[\]]*[)\]]"
-    r"|,? defaults? (?:is|to) \S+(?=[.]?$)",
-    re.IGNORECASE,
+    r"\s*[(\[](?:the )?[Dd]efaults?(?: value)?(?: is| to|:|=)? ?(?P<inside>[^()\[\]]*)[)\]]"
+    r"|(?<=[\w`)]),? defaults? (?:is|to) (?P<after>\S+?)(?=[.]?(?:$|\s))"
 )
 _OPTIONAL = re.compile(r"^(?:\(optional\)[.:,]?|optional[.:,])\s+", re.IGNORECASE)
 # "Bool, optional." before the sentence that says something.
@@ -59,16 +59,18 @@ def argument_meaning(text: str, parameter: Parameter | None, *, fits: Fits) -> M
     """
     default = parameter.default if parameter is not None else None
     default = None if default == NO_VALUE else default
+    text = text.partition("\n\n")[0]
+    told = [remark["inside"] or remark["after"] for remark in _DEFAULT_REMARK.finditer(text)]
     kept = []
-    for sentence in sentences(
-        _OPTIONAL.sub("", _DEFAULT_REMARK.sub("", text.partition("\n\n")[0]))
-    ):
-        told = _DEFAULT_SENTENCE.fullmatch(sentence)
-        if told is None:
+    for sentence in sentences(_OPTIONAL.sub("", _DEFAULT_REMARK.sub("", text))):
+        match = _DEFAULT_SENTENCE.fullmatch(sentence)
+        if match is None:
             kept.append(sentence)
-        elif default == "None":
-            value = (told["value"] or told["first"]).strip("`.")
-            default = value if " " not in value else default
+        else:
+            told.append(match["value"] or match["first"])
+    values = [value for value in (_bare(value) for value in told) if value]
+    if default == "None" and values:
+        default = values[-1]
     if len(kept) > 1 and _BARE_TYPE.fullmatch(kept[0]):
         kept.pop(0)
     explained = re.search(r"\bdefault", " ".join(kept), re.IGNORECASE)
@@ -77,3 +79,9 @@ def argument_meaning(text: str, parameter: Parameter | None, *, fits: Fits) -> M
     if len(re.findall(r"\w+", meaning)) < 2 or _EMPTY.match(meaning):
         return Meaning("", "")
     return Meaning(meaning + tail, default if tail and default else "")
+
+
+def _bare(value: str | None) -> str:
+    """A told default without its marks; empty where it is a description instead of a value."""
+    value = (value or "").strip().strip("`.")
+    return "" if " " in value else value

@@ -194,6 +194,9 @@ def _bind(module: Module, body: Sequence[ast.stmt]) -> None:
                 targets=[ast.Name(id=name)], value=ast.Name() | ast.Attribute() as value
             ):
                 module.bindings[name] = Alias(ast.unparse(value))
+            case ast.If(test=ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
+                # Not there at run time: where packages keep the names that they have deprecated.
+                _bind(module, node.orelse)
             case ast.If() | ast.Try() | ast.With():
                 # The first branch last, so that it wins over fall-backs.
                 _bind(module, getattr(node, "orelse", []))

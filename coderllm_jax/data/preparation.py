@@ -82,15 +82,15 @@ def _prepare(config: DataConfig, count_tokens: TokenCounter) -> PreparedData:
     kept_apart = [statement for statement in statements if statement.symbol in unseen]
     to_train = [statement for statement in statements if statement.symbol not in unseen]
     rows = make_rows(to_train, config.rows, dropped=dropped)
-    items = select_items(rows, kept_apart, max_items=config.evaluation.max_items)
-    rows, contamination = drop_contaminated(rows, items, questions)
+    selection = select_items(rows, kept_apart, max_items=config.evaluation.max_items)
+    rows, contamination = drop_contaminated(rows, selection, questions)
     if not rows:
         raise DataError(
             f"no training row is left of {len(material.subjects)} symbols in "
             f"{', '.join(source['name'] for source in material.sources)}; name more to read, "
             "raise the bounds in rows, or lower evaluation.unseen_fraction"
         )
-    items = _still_right(items, rows, dropped)
+    items = _still_right(selection.items, rows, dropped)
     if config.chunks.scope == "trained":
         chunks = _statement_chunks(rows, kept_apart, config.chunks, count_tokens)
     else:
@@ -132,6 +132,8 @@ def _prepare(config: DataConfig, count_tokens: TokenCounter) -> PreparedData:
         "contamination": contamination,
         "unseen_symbols": sorted(unseen),
     }
+    # A file without rows would be taken for a damaged one by whoever reads the folder.
+    files = {name: members for name, members in files.items() if members}
     return write_prepared(Path(config.output_dir), files, manifest)
 
 

@@ -98,31 +98,42 @@ def as_item(statement: Statement, split: Split) -> EvalItem:
 def choose_items(candidates: Sequence[tuple[EvalItem, int]], *, limit: int) -> list[EvalItem]:
     """Up to `limit` of (item, number of training rows that overlap it), in a mixed fixed order.
 
-    Kinds take turns, symbols within a kind too, and what no row overlaps comes first. Items that
-    no program can check (no facts, no tests) and items whose question was chosen already are out.
+    Kinds take turns, symbols within a kind too; what no row overlaps comes first, then what can
+    be judged by running it. Items that no program can check (no facts, no tests) and items whose
+    question was chosen already are out.
     """
-    by_symbol: dict[str, list[tuple[bool, int, EvalItem]]] = collections.defaultdict(list)
+    by_symbol: dict[str, list[_Candidate]] = collections.defaultdict(list)
     for item, overlaps in candidates:
         if item.facts or item.tests:
-            by_symbol[item.symbol].append((overlaps > 0, stable_hash(item.id), item))
-    queues: dict[str, list[tuple[bool, int, int, EvalItem]]] = collections.defaultdict(list)
-    for items in by_symbol.values():
-        items.sort(key=lambda entry: (entry[0], entry[1], entry[2].id))
-        for rank, (overlaps, order, item) in enumerate(items):
-            queues[item.kind].append((overlaps, rank, order, item))
+            order = stable_hash(item.id)
+            by_symbol[item.symbol].append(_Candidate(overlaps > 0, not item.tests, 0, order, item))
+    queues: dict[str, list[_Candidate]] = collections.defaultdict(list)
+    for members in by_symbol.values():
+        for turn, candidate in enumerate(sorted(members, key=_rank)):
+            queues[candidate.item.kind].append(candidate._replace(turn=turn))
     for queue in queues.values():
-        queue.sort(key=lambda entry: (entry[0], entry[1], entry[2], entry[3].id), reverse=True)
-    chosen: list[EvalItem] = []
-    questions: set[str] = set()
+        queue.sort(key=_rank, reverse=True)
+    chosen: dict[str, EvalItem] = {}
     while len(chosen) < limit and any(queues.values()):
         # One turn: of every kind that is left the next item, those without overlap before others.
-        clean = any(queue and not queue[-1][0] for queue in queues.values())
+        clean = any(queue and not queue[-1].overlaps for queue in queues.values())
         for kind in sorted(queues):
             queue = queues[kind]
-            if not queue or (clean and queue[-1][0]) or len(chosen) == limit:
-                continue
-            item = queue.pop()[-1]
-            if item.question not in questions:
-                questions.add(item.question)
-                chosen.append(item)
-    return sorted(chosen, key=lambda item: (stable_hash(item.id), item.id))
+            if queue and len(chosen) < limit and not (clean and queue[-1].overlaps):
+                item = queue.pop().item
+                chosen.setdefault(item.question, item)
+    return sorted(chosen.values(), key=lambda item: (stable_hash(item.id), item.id))
+
+
+class _Candidate(NamedTuple):
+    """A candidate and what decides when its turn comes, most important first."""
+
+    overlaps: bool
+    untested: bool
+    turn: int  # of its symbol's items it is this one
+    order: int
+    item: EvalItem
+
+
+def _rank(candidate: _Candidate) -> tuple:
+    return (*candidate[:-1], candidate.item.id)
