@@ -134,6 +134,13 @@ def test_a_slip_is_one_line_that_names_the_remedy(argument, message):
     assert "\n" not in str(error.value)
 
 
+def test_the_card_beside_the_checkout_is_the_default(tmp_path, monkeypatch):
+    write_card(tmp_path, "values.seed = 5")
+    monkeypatch.setattr(entry, "_CHECKOUT", tmp_path)
+    assert entry.resolve_config(["train"], TrainingConfig, "card.py").seed == 5
+    assert entry.resolve_config(["train", "--config.seed=6"], TrainingConfig, "card.py").seed == 6
+
+
 def test_the_command_line_lies_over_the_card_whatever_the_order(tmp_path):
     card = write_card(tmp_path, "values.seed, values.batch_size = 5, 16")
     for arguments in (

@@ -327,6 +327,22 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
     assert contents(tmp_path / "data") == before
 
 
+def test_a_move_that_fails_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
+    prepare_data(toy_config(tmp_path))
+    rename, moves = Path.rename, []
+
+    def fail_at_the_third(path, target):
+        moves.append(path)
+        if len(moves) == 3:
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail_at_the_third)
+    with pytest.raises(DataError, match="Input/output error"):
+        prepare_data(toy_config(tmp_path))
+    assert not preparation.is_prepared(tmp_path / "data")
+
+
 def test_other_files_of_the_folder_stay_and_stale_rows_go(tmp_path):
     (tmp_path / "data/training").mkdir(parents=True)
     (tmp_path / "data/training/stale.jsonl").write_text("{}")
