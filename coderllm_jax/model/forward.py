@@ -48,7 +48,7 @@ class ForwardOptions:
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, *, epsilon: float) -> jax.Array:
-    """x / rms(x) · (1 + scale) over the last axis, in float32; the dtype stays."""
+    """Scales x / rms(x) by (1 + scale) over the last axis, in float32; the dtype stays."""
     wide = x.astype(jnp.float32)
     variance = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
     normed = wide * jax.lax.rsqrt(variance + epsilon) * (1.0 + scale.astype(jnp.float32))

@@ -118,8 +118,8 @@ def _head_loss_backward(
     ct_hidden = (gradient_BLD * ct_loss).astype(gradient_BLD.dtype)
     ct_embedding = None
     if kept is not None:
-        ct_embedding = ct_loss * _embedding_gradient(*kept, log_normalizer_BL, options=options)
-        ct_embedding = ct_embedding.astype(kept[1].dtype)
+        gradient_VD = _embedding_gradient((*kept, log_normalizer_BL), options=options)
+        ct_embedding = (ct_loss * gradient_VD).astype(kept[1].dtype)
     return ct_hidden, ct_embedding, None, None
 
 
@@ -142,39 +142,35 @@ def _walk(
     walk = functools.partial(
         _walk_shard, options=options, tensor_axis=axis, want_gradient=want_gradient
     )
-    if active_mesh() is not None:
-        rows = P(BATCH_AXES)
-        walk = jax.shard_map(
-            walk,
-            in_specs=(rows, P(axis), rows, rows),
-            out_specs=_Walk(rows, rows, rows, rows),
-            # Loop lengths differ per shard, which the replication checker cannot type.
-            check_vma=False,
-        )
-    return walk(hidden_BLD, embedding_VD, targets_BL, weights_BL)
+    arrays = (hidden_BLD, embedding_VD, targets_BL, weights_BL)
+    if active_mesh() is None:
+        return walk(*arrays)
+    rows = P(BATCH_AXES)
+    # Loop lengths differ per shard, which the replication checker cannot type.
+    return jax.shard_map(
+        walk, in_specs=(rows, P(axis), rows, rows), out_specs=rows, check_vma=False
+    )(*arrays)
 
 
-def _embedding_gradient(
-    hidden_BLD: jax.Array,
-    embedding_VD: jax.Array,
-    targets_BL: jax.Array,
-    weights_BL: jax.Array,
-    log_normalizer_BL: jax.Array,
-    *,
-    options: HeadOptions,
-) -> jax.Array:
-    """d loss / d E, float32 [V, D], summed over all shards."""
-    axis = vocabulary_axis(embedding_VD.shape[0])
-    walk = local = functools.partial(_embedding_gradient_shard, options=options, tensor_axis=axis)
-    if active_mesh() is not None:
-        rows = P(BATCH_AXES)
-        walk = jax.shard_map(
-            lambda *shard: jax.lax.psum(local(*shard), BATCH_AXES),
-            in_specs=(rows, P(axis), rows, rows, rows),
-            out_specs=P(axis),
-            check_vma=False,
-        )
-    return walk(hidden_BLD, embedding_VD, targets_BL, weights_BL, log_normalizer_BL)
+def _embedding_gradient(arrays: tuple[jax.Array, ...], *, options: HeadOptions) -> jax.Array:
+    """The gradient of E, float32 [V, D], summed over all shards.
+
+    arrays: hidden, embedding, targets, weights and log normalizers, as `_walk` has them.
+    """
+    axis = vocabulary_axis(arrays[1].shape[0])
+
+    def local(*shard: jax.Array) -> jax.Array:
+        return _embedding_gradient_shard(*shard, options=options, tensor_axis=axis)
+
+    if active_mesh() is None:
+        return local(*arrays)
+    rows = P(BATCH_AXES)
+    return jax.shard_map(
+        lambda *shard: jax.lax.psum(local(*shard), BATCH_AXES),
+        in_specs=(rows, P(axis), rows, rows, rows),
+        out_specs=P(axis),
+        check_vma=False,
+    )(*arrays)
 
 
 # --- on one shard ------------------------------------------------------------------------------
@@ -187,12 +183,12 @@ class _Chunks(NamedTuple):
     targets_T: jax.Array
     weights_T: jax.Array
     order: jax.Array  # [T rounded up to C], indices into T; T itself marks padding
-    count: jax.Array  # supervised positions
+    num_supervised: jax.Array
     size: int  # C
 
     @property
-    def number(self) -> jax.Array:
-        return (self.count + self.size - 1) // self.size
+    def num_chunks(self) -> jax.Array:
+        return (self.num_supervised + self.size - 1) // self.size
 
     def rows(self, i: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice_in_dim(self.order, i * self.size, self.size)
@@ -210,7 +206,7 @@ def _compact(
         targets_T=targets_BL.reshape(total),
         weights_T=weights_T,
         order=jnp.pad(order, (0, -total % size), constant_values=total),
-        count=jnp.sum(weights_T > 0, dtype=jnp.int32),
+        num_supervised=jnp.sum(weights_T > 0, dtype=jnp.int32),
         size=size,
     )
 
@@ -281,7 +277,7 @@ def _walk_shard(
         jnp.zeros((total, width if want_gradient else 0), hidden_BLD.dtype),
         jnp.zeros((total,), jnp.float32),
     )
-    loss, correct, gradient_TD, normalizer_T = jax.lax.fori_loop(0, chunks.number, chunk, start)
+    loss, correct, gradient_TD, normalizer_T = jax.lax.fori_loop(0, chunks.num_chunks, chunk, start)
     return _Walk(
         loss=loss[None],
         correct=correct[None],
@@ -360,7 +356,7 @@ def _target_slope(target_C: jax.Array, options: HeadOptions) -> jax.Array:
 def _target_rows(
     embedding_VD: jax.Array, local_C: jax.Array, target_C: jax.Array, options: HeadOptions
 ) -> jax.Array:
-    """d target_logit / d h [C, D]: rows of E, zero where the row is another shard's."""
+    """The target logit's gradient of h [C, D]: rows of E, zero where the row is another shard's."""
     vocabulary = embedding_VD.shape[0]
     here = (local_C >= 0) & (local_C < vocabulary)
     rows_CD = jnp.take(embedding_VD, jnp.clip(local_C, 0, vocabulary - 1), axis=0)
@@ -408,4 +404,4 @@ def _embedding_gradient_shard(
         return jax.lax.fori_loop(0, vocabulary // size, block, gradient_VD)
 
     start = jnp.zeros(embedding_VD.shape, jnp.float32)
-    return jax.lax.fori_loop(0, chunks.number, chunk, start)
+    return jax.lax.fori_loop(0, chunks.num_chunks, chunk, start)

@@ -123,12 +123,16 @@ class Run:
             return
         self.consumption.advance(record.step)
         description = self.program.description
+        flops = (
+            record.tokens * description["flops_per_token"]
+            + record.loss_tokens * description["flops_per_loss_token"]
+        )
         summary = summarize(
             record,
             model=self.model.name,
             examples=self.consumption.examples,
             adapter_parameters=description["trainable_parameters"],
-            flops_per_step=description.get("flops_per_step"),
+            flops_per_step=flops / record.step if record.step else None,
             peak_flops=peak_flops(),
             planned_steps=self.num_steps,
         )

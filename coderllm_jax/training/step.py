@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 
 from coderllm_jax.config.training import TrainingConfig
 from coderllm_jax.model.architecture import Architecture
-from coderllm_jax.model.forward import ForwardOptions, hidden_states
+from coderllm_jax.model.forward import ForwardOptions, Remat, hidden_states
 from coderllm_jax.model.load import LoadedModel
 from coderllm_jax.model.lora import init_adapters
 from coderllm_jax.model.loss import HeadOptions, LossSums, cross_entropy
@@ -142,7 +142,7 @@ def build_program(
 
     def compiled_step_text(state: TrainState, batch: PackedBatch) -> str:
         with jax.set_mesh(mesh):
-            return train.lower(state, kept, batch).compile().as_text()
+            return train.lower(state, kept, batch).compile().as_text() or ""
 
     def init_state() -> TrainState:
         with jax.set_mesh(mesh):
@@ -166,8 +166,8 @@ def _recipe(config: TrainingConfig, architecture: Architecture, *, platform: str
     scan = {"on": True, "off": False, "auto": True}[config.step.scan_blocks]
     # On CPUs recomputing norms, gelu and softmax costs less than fetching their pages: a third
     # less memory and no slower. Accelerators are short of memory first: the whole block.
-    auto_remat = "projections" if platform == "cpu" else "block"
-    remat = auto_remat if config.step.remat == "auto" else config.step.remat
+    auto_remat: Remat = "projections" if platform == "cpu" else "block"
+    remat = auto_remat if config.step.remat == "auto" else cast(Remat, config.step.remat)
     # A CPU core's cache wants small blocks; an accelerator's matrix units want large ones.
     tokens, block = (512, 1024) if platform == "cpu" else (2048, 16_384)
     return _Recipe(
@@ -196,10 +196,10 @@ def _cast_weights(weights: dict[str, Any], recipe: _Recipe) -> dict[str, Any]:
     """Frozen weights in the precision's format, norm scales and trained weights in float32."""
     wanted = jnp.dtype("float32") if recipe.full else recipe.forward.precision.weights
 
-    def cast(path: tuple, leaf: Any) -> Any:
+    def as_wanted(path: tuple, leaf: Any) -> Any:
         return leaf.astype(jnp.float32 if "norm" in tree_path(path) else wanted)
 
-    return jax.tree_util.tree_map_with_path(cast, weights)
+    return jax.tree_util.tree_map_with_path(as_wanted, weights)
 
 
 def _new_state(
@@ -222,7 +222,7 @@ def _new_state(
 
 
 def _state_shardings(abstract: TrainState, mesh: Mesh) -> TrainState:
-    """Trainable by rule; optimizer moments as the variable they belong to; the rest copied."""
+    """A TrainState of shardings: variables by rule, their moments like them, the rest copied."""
     trainable = tree_shardings(abstract.trainable, mesh)
     by_path = {
         tree_path(path): leaf.shape
@@ -236,8 +236,12 @@ def _state_shardings(abstract: TrainState, mesh: Mesh) -> TrainState:
                 return NamedSharding(mesh, weight_spec(parameter, shape, mesh))
         return replicated(mesh)
 
-    opt_state = jax.tree_util.tree_map_with_path(like_parameter, abstract.opt_state)
-    return TrainState(replicated(mesh), trainable, opt_state)
+    parts: list[Any] = [
+        replicated(mesh),
+        trainable,
+        jax.tree_util.tree_map_with_path(like_parameter, abstract.opt_state),
+    ]
+    return TrainState(*parts)
 
 
 def _sums(
@@ -344,13 +348,28 @@ def _put_batch(batch: PackedBatch, *, mesh: Mesh) -> PackedBatch:
     )
 
 
+def _flops(recipe: _Recipe) -> tuple[float, float]:
+    """Matrix FLOPs a token (blocks) and a supervised token (head), forward and backward.
+
+    Two FLOPs a weight forward and two for the inputs' gradient; two more for the weights' own in
+    full fine-tuning. Adapters, attention's products (a few percent at short rows) and whatever
+    is recomputed are not counted: this is the model's work, which MFU is measured by.
+    """
+    per_weight = 6.0 if recipe.full else 4.0
+    blocks = recipe.architecture.block_shapes().values()
+    matrices = sum(int(np.prod(shape)) for shape in blocks if len(shape) > 1)
+    head = recipe.architecture.vocabulary * recipe.architecture.width
+    return per_weight * matrices * recipe.architecture.num_layers, per_weight * head
+
+
 def _describe(recipe: _Recipe, abstract: TrainState, mesh: Mesh) -> dict[str, Any]:
     def count(tree: Any) -> int:
         return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
     shapes = recipe.architecture.weight_shapes()
-    is_shape = lambda node: isinstance(node, tuple)  # noqa: E731
-    total = sum(int(np.prod(s)) for s in jax.tree.leaves(shapes, is_leaf=is_shape))
+    flops_per_token, flops_per_loss_token = _flops(recipe)
+    leaves = jax.tree.leaves(shapes, is_leaf=lambda node: isinstance(node, tuple))
+    total = sum(int(np.prod(shape)) for shape in leaves)
     return {
         "precision": recipe.forward.precision.name,
         "remat": recipe.forward.remat,
@@ -360,4 +379,6 @@ def _describe(recipe: _Recipe, abstract: TrainState, mesh: Mesh) -> dict[str, An
         "mesh": dict(mesh.shape),
         "parameters": total,
         "trainable_parameters": count(abstract.trainable),
+        "flops_per_token": flops_per_token,
+        "flops_per_loss_token": flops_per_loss_token,
     }

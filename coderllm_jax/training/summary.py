@@ -46,7 +46,7 @@ def summarize(
     peak_flops: float | None,
     **more: Any,
 ) -> dict[str, Any]:
-    """The summary; see DESIGN's list. Rates are over steady steps, data wait included."""
+    """The figures of a run. Rates are over steady steps, data wait included."""
     baseline, best, final = record.baseline, record.best, record.final
     seconds = record.train_s
     step_time_s = record.step_time_percentile_s(50)

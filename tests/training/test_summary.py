@@ -1,4 +1,4 @@
-"""One word on a run, and the figures that DESIGN promises to programs."""
+"""One word on a run, and the figures that programs rely on."""
 
 from __future__ import annotations
 
