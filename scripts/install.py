@@ -155,7 +155,7 @@ def pip(venv: pathlib.Path, *options: str) -> None:
     command = [str(venv / "bin" / "python"), "-m", "pip", "install"]
     command += ["--disable-pip-version-check", *options]
     if not sys.stdout.isatty():
-        command.append("--quiet")
+        command += ["--quiet", "--quiet"]  # a log wants errors only; a person, signs of life
     if subprocess.run(command, check=False).returncode:
         raise InstallError(f"{' '.join(command)} failed; its messages are above")
 
