@@ -17,7 +17,6 @@ from coderllm_jax.model.lora import init_adapters
 from coderllm_jax.model.precision import PRECISIONS
 from tests.model.tiny_model import pack, random_adapters, random_sequences, tiny_weights
 
-
 compiled = jax.jit(hidden_states, static_argnames=("architecture", "options"))
 
 

@@ -58,7 +58,8 @@ def test_no_collective_carries_hidden_states_over_data_or_fsdp(results, mesh):
         if any(size and size % LENGTH == 0 for size in shape):
             # In 2x2x2 the tensor axis is the last: devices 2i and 2i + 1.
             pairs = all(len({device // 2 for device in group}) == 1 for group in groups)
-            assert mesh.endswith("2x2x2") and pairs, f"{kind} {shape} over {groups}"
+            assert mesh.endswith("2x2x2"), f"{kind} {shape} over {groups}"
+            assert pairs, f"{kind} {shape} over {groups}"
             across_tensor += 1
     assert bool(across_tensor) == mesh.endswith("2x2x2")
     assert results[mesh]["collectives"]

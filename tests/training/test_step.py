@@ -97,7 +97,7 @@ def test_a_batch_of_padding_changes_nothing(model):
 
 
 def test_the_loss_falls(model):
-    program = build(model, **{"learning_rate": 3e-2})
+    program = build(model, learning_rate=3e-2)
     state, batch = program.init_state(), program.put_batch(PACKED)
     losses = []
     for _ in range(30):
