@@ -1,7 +1,7 @@
 """The full domain: the whole stack that this project stands on, and Python's standard library.
 
 Run     python -m coderllm_jax.prepare --config=configs/data.py
-Takes   about 40 s on two cores; nothing is imported or executed, everything comes from what is
+Takes   half a minute of one core; nothing is imported or executed, everything comes from what is
         installed, so the same lock gives the same bytes
 Gives   see data/manifest.json: over 10,000 training rows, 6,000 chunks and 400 evaluation items
 """
