@@ -29,7 +29,7 @@ from coderllm_jax.records import PackedBatch
 
 PADDED_EXAMPLES = (4, 16)
 _NUM_BATCHES = {"packed": 2, "padded": 4}
-_CARD = "configs/data_quickstart.py"
+_CARD = "configs/data.py"
 _LONGEST_EXAMPLES = 1024  # of a row: no example of the quick-start domain comes near
 
 # What transformers' Gemma 3 calls a block's weights.

@@ -1,7 +1,7 @@
 """LoRA on Gemma 3 270M over one library's documentation: the default run, `make train`.
 
 Run      python -m coderllm_jax.train --config=configs/lora.py
-Data     configs/data_quickstart.py (optax), prepared first where there is none
+Data     configs/data.py (optax), prepared first where there is none
 Size     rank 8 on query and value: 534,528 trained weights; 4 rows of 256 positions a step
 Takes    about 5 minutes on 2 cores, 5 GB of memory
 Expect   evaluation loss on unseen symbols at most 0.70 of what it was before; see report/
@@ -14,6 +14,4 @@ from coderllm_jax.config import TrainingConfig
 
 def get_config() -> ml_collections.ConfigDict:
     """The card's configuration."""
-    config = TrainingConfig.create_default()
-    config.data.prepare_config = "configs/data_quickstart.py"
-    return config
+    return TrainingConfig.create_default()

@@ -1,7 +1,7 @@
 """A random model of 60,000 weights: every part of a run in seconds, and nothing learnt of worth.
 
 Run      python -m coderllm_jax.train --config=configs/tiny.py
-Data     configs/data_quickstart.py, prepared first where there is none; bytes are its tokens
+Data     configs/data.py, prepared first where there is none; bytes are its tokens
 Takes    half a minute, nearly all of it loading and compiling
 Expect   evaluation loss from 6.7 to about 5.9 (which bytes there are, no language)
 """
@@ -18,7 +18,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.workdir = "runs/tiny"
     config.steps = 20
     config.learning_rate = 2e-2
-    config.data.prepare_config = "configs/data_quickstart.py"
     config.data.sequence_length = 512
     config.data.on_long_example = "drop"
     config.evaluation.every_steps = 5

@@ -173,9 +173,7 @@ def _coerce(value: Any, kind: Any, path: str) -> Any:
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
-        raise ConfigError(
-            f"{path} is {value!r} ({type(value).__name__}); expected {kind.__name__}"
-        )
+        raise ConfigError(f"{path} is {value!r} ({type(value).__name__}); expected {kind.__name__}")
     return value
 
 

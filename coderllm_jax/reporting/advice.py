@@ -93,8 +93,7 @@ def _converged(figures: Figures) -> Advice | None:
     if figures.summary["converged"] != "converged" or _overfitting(figures):
         return None
     return Advice(
-        "Evaluate it: python -m coderllm_jax.evaluate. More steps of the same will gain little; "
-        "more and other rows will.",
+        "More steps of the same will gain little; more and other rows will.",
         f"The evaluation loss has settled ({_loss_path(figures)}).",
     )
 
@@ -104,8 +103,7 @@ def _template_only(figures: Figures) -> Advice | None:
     if not (is_finite(few_shot) and is_finite(best)) or best < few_shot:
         return None
     return Advice(
-        "Judge the gain against the few-shot loss, not against the start, and compare with "
-        "retrieval: python -m coderllm_jax.compare.",
+        "Judge the gain against the few-shot loss, not against the start.",
         f"Under a plain few-shot prompt the untrained model has a loss of {_loss(few_shot)}, and "
         f"the trained one reached {_loss(best)}: so far it has learnt the chat turns rather than "
         "the subject.",

@@ -54,7 +54,7 @@ def rows_of(folder: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory):
     """What the quick-start card gives, and how long it took."""
-    values = entry.load_card(str(ROOT / "configs/data_quickstart.py"))
+    values = entry.load_card(str(ROOT / "configs/data.py"))
     values.output_dir = str(tmp_path_factory.mktemp("quickstart"))
     start = time.process_time()
     result = prepare_data(DataConfig.from_config_dict(values))
