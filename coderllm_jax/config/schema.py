@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Self
@@ -170,8 +171,13 @@ def _coerce(value: Any, kind: Any, path: str) -> Any:
         if isinstance(value, str) or not isinstance(value, list | tuple):
             raise ConfigError(f"{path} is {value!r}; expected a list of {element.__name__}")
         return tuple(_coerce(item, element, f"{path}[{i}]") for i, item in enumerate(value))
-    if kind is float and type(value) is int:
-        return float(value)
+    if kind is float and type(value) in (int, float):
+        try:
+            value = float(value)
+        except OverflowError:
+            value = math.inf
+        if not math.isfinite(value):
+            raise ConfigError(f"{path} is {value!r}; expected a finite number")
     if type(value) is not kind:
         raise ConfigError(f"{path} is {value!r} ({type(value).__name__}); expected {kind.__name__}")
     return value

@@ -66,7 +66,9 @@ class DataSection(Section):
 class LoraSection(Section):
     enabled: bool = option(True, "Off: every weight is trained (full fine-tuning).")
     rank: int = option(8, "Width of the adapter's bottleneck.", low=1, high=1024)
-    alpha: float = option(8.0, "Scale of the adapter's output; alpha / rank multiplies it.", low=0)
+    alpha: float = option(
+        8.0, "Scale of the adapter's output; alpha / rank multiplies it.", low=1e-6
+    )
     dropout: float = option(0.0, "Chance that an adapter's input is dropped.", low=0, high=0.99)
     targets: tuple[str, ...] = option(
         ("query", "value"), "Layers that get an adapter.", choices=LORA_TARGETS
@@ -79,9 +81,7 @@ class LoraSection(Section):
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSection(Section):
-    name: str = option(
-        "adamw", "Optimizer.", choices=("adamw", "adam", "lion", "adafactor", "sgd", "muon")
-    )
+    name: str = option("adamw", "Optimizer.", choices=("adamw", "adam", "lion", "adafactor", "sgd"))
     schedule: str = option(
         "cosine", "Learning rate over the run.", choices=("constant", "linear", "cosine", "wsd")
     )
@@ -89,14 +89,22 @@ class OptimizerSection(Section):
     final_fraction: float = option(
         0.1, "Learning rate at the end, as a part of its peak.", low=0, high=1
     )
-    weight_decay: float = option(0.0, "Decoupled weight decay.", low=0)
-    b1: float = option(0.9, "First moment's decay.", low=0, high=1)
-    b2: float = option(0.99, "Second moment's decay.", low=0, high=1)
-    eps: float = option(1e-8, "Added to the second moment's root.", low=0)
+    weight_decay: float = option(0.0, "Decoupled weight decay; not with adam and sgd.", low=0)
+    b1: float = option(0.9, "First moment's decay.", low=0, high=0.9999999)
+    b2: float = option(0.99, "Second moment's decay.", low=0, high=0.9999999)
+    eps: float = option(1e-8, "Added to the second moment's root.", low=1e-30)
     clip_norm: float = option(1.0, "Global gradient norm is clipped to this; 0: not.", low=0)
     accumulation_steps: int = option(
         1, "Micro-batches a step; batch_size is the whole step's.", low=1
     )
+
+    def check(self) -> None:
+        if self.weight_decay and self.name in ("adam", "sgd"):
+            raise ConfigError(
+                f"optimizer.weight_decay is {self.weight_decay} and optimizer.name is "
+                f"{self.name}, which takes none; "
+                "set it to 0 or name adamw, lion, adafactor or muon"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +175,7 @@ class TrainingConfig(Config):
         "gemma3_270m, a KerasHub Gemma preset, hf://org/name, a local Hugging Face or Keras "
         "folder, gguf:FILE, or tiny (random weights, for tests).",
     )
-    learning_rate: float = option(1e-3, "Peak learning rate.", low=0)
+    learning_rate: float = option(1e-3, "Peak learning rate.", low=1e-12)
     batch_size: int = option(4, "Packed rows of one optimizer step, over all devices.", low=1)
     epochs: int = option(0, "Passes over the training rows; 0: two, unless steps is set.", low=0)
     steps: int = option(0, "Optimizer steps; 0: by epochs. Setting both is an error.", low=0)

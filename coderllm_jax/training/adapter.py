@@ -5,8 +5,8 @@
 
 The layout is `model.architecture`'s: layers stacked on the first axis. After full fine-tuning the
 same two files hold every weight and `kind` is `full`. safetensors is Hugging Face's format,
-written here by hand because it is a JSON header and raw bytes, and its NumPy reader knows no
-bfloat16:
+written here by hand because it is no more than a JSON header and raw bytes, which spares the core
+a dependency:
 
     8 bytes     length of the header, little-endian
     header      {"query.a": {"dtype": "F32", "shape": [18, 4, 640, 8], "data_offsets": [0, ...]}}

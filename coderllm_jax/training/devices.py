@@ -15,8 +15,10 @@ from typing import Any
 
 from coderllm_jax.errors import DeviceError
 
-# What an accelerator looks like to a process that cannot load its driver.
-_ACCELERATOR_FILES = ("nvidia[0-9]*", "accel[0-9]*", "vfio/[0-9]*", "kfd")
+# Google's TPUs by PCI id, as jax tells them from Google's network cards of the same vendor.
+# Their device files (accel0, vfio/0) say nothing: any passed-through device has such a name.
+_GOOGLE_PCI_VENDOR = "0x1ae0"
+_TPU_PCI_DEVICES = {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}
 
 # Dense bfloat16 FLOP/s from the makers' data sheets; keys are parts of jax's `device_kind`.
 PEAK_BF16_FLOPS = {
@@ -80,9 +82,19 @@ def check_platform(wanted: str) -> str:
     return found
 
 
-def find_accelerators(devices: Path = Path("/dev")) -> list[Path]:
-    """Device files of accelerators, whether or not JAX can use them."""
-    return sorted(path for pattern in _ACCELERATOR_FILES for path in devices.glob(pattern))
+def find_accelerators(
+    devices: Path = Path("/dev"), pci: Path = Path("/sys/bus/pci/devices")
+) -> list[Path]:
+    """NVIDIA's device files and TPUs on the PCI bus, whether or not JAX can use them."""
+    return sorted(devices.glob("nvidia[0-9]*")) + sorted(filter(_is_tpu, pci.glob("*")))
+
+
+def _is_tpu(slot: Path) -> bool:
+    try:
+        vendor, device = ((slot / name).read_text().strip() for name in ("vendor", "device"))
+    except OSError:
+        return False
+    return vendor == _GOOGLE_PCI_VENDOR and device in _TPU_PCI_DEVICES
 
 
 def peak_flops() -> float | None:

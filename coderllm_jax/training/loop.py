@@ -79,8 +79,8 @@ def train(
     """Trains from `record.step` to `num_steps` and returns the last state.
 
     `batches` yields this host's part of step `record.step` first. `state` is donated. `record` is
-    updated in place and saved with every checkpoint. A loss that is not finite ends the run with
-    status `diverged`, before a checkpoint could hold it.
+    updated in place and saved with every checkpoint. A loss, gradient norm or evaluation loss that
+    is not finite ends the run with status `diverged`: its weights are never saved.
     """
     meter = Meter(record, observers.writer, every_steps=config.logging.every_steps)
     judge = _Judge(program, meter, record, evaluation, observers)
@@ -90,6 +90,8 @@ def train(
     if record.step == 0:
         observers.note("measuring the model as it is")
         judge.measure_baseline(state)
+        if record.status == "diverged":  # the model is broken as it came
+            return state
     observers.note("compiling the training step")
 
     in_flight: tuple[int, Any] | None = None
@@ -115,6 +117,8 @@ def train(
                 break
             if evaluates:
                 saves |= judge.evaluate(state)
+                if record.status == "diverged":
+                    break
             if saves:
                 record.status = "finished" if step == num_steps else "running"
                 with meter.apart("checkpoint_wait_s"), jax.transfer_guard("allow"):
@@ -176,6 +180,8 @@ class _Judge:
         if record.step == 0 and record.baseline_few_shot_loss is not None:
             row["few_shot_loss"] = record.baseline_few_shot_loss
         record.evaluations.append(row)
+        if not is_finite(row["eval_loss"]):
+            record.status = "diverged"
         self._observers.writer.write(row)
         with meter.apart("sampling_s"), jax.transfer_guard("allow"):
             samples = self._observers.sample(state)
@@ -189,7 +195,8 @@ def _finish_step(record: RunRecord, meter: Meter, step: int, metrics: Any) -> No
     """Waits for a step's metrics, and only for them."""
     fetched = {name: float(value) for name, value in jax.device_get(metrics)._asdict().items()}
     meter.finish_step(step, fetched)
-    if not is_finite(fetched["loss"]):
+    # A gradient that is not finite has already made the weights so, whatever the loss says.
+    if not (is_finite(fetched["loss"]) and is_finite(fetched["grad_norm"])):
         record.status = "diverged"
 
 

@@ -51,9 +51,14 @@ class RunRecord:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The finite evaluation of a trained step with the lowest loss; the first one of equals."""
+        """The finite evaluation of a trained step with the lowest loss; the last one of equals.
+
+        The last, because that is the one whose checkpoint Orbax keeps.
+        """
         trained = [
-            row for row in self.evaluations if row["step"] > 0 and is_finite(row["eval_loss"])
+            row
+            for row in reversed(self.evaluations)
+            if row["step"] > 0 and is_finite(row["eval_loss"])
         ]
         return min(trained, key=lambda row: row["eval_loss"], default=None)
 

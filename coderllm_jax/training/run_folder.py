@@ -83,16 +83,22 @@ class RunFolder:
             raise RunError(f"workdir {self.path} is a file; name a folder")
         if self.config.is_file() and self.manifest.is_file():
             return True
-        # A run that was stopped before its manifest was whole has nothing worth keeping.
-        found = sorted(
-            entry.name for entry in self.path.iterdir() if entry.name != self.config.name
-        )
+        found = sorted(entry.name for entry in self.path.iterdir() if not self._is_beginning(entry))
         if found:
             raise RunError(
                 f"workdir {self.path} holds {', '.join(found[:4])} but no run of ours "
                 "(config.json and manifest.json); name another workdir or empty this one"
             )
         return False
+
+    def _is_beginning(self, entry: Path) -> bool:
+        """Whether a run that was stopped before its manifest leaves this; nothing worth keeping."""
+        if entry in (self.checkpoints, self.metrics):
+            return entry.is_dir() and not any(
+                inner.is_file() and inner.stat().st_size for inner in entry.rglob("*")
+            )
+        unfinished = entry.name.startswith(".") and entry.name.endswith(".unfinished")
+        return entry.is_file() and (entry == self.config or unfinished)
 
     def check_identity(self, identity: Mapping[str, Any]) -> None:
         """RunError, with the differences, where this folder's run is not the one asked for."""

@@ -17,12 +17,23 @@ def with_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "find_accelerators", lambda: [Path("/dev/nvidia0")])
 
 
-def test_finds_accelerators_by_their_files(tmp_path: Path) -> None:
-    assert devices.find_accelerators(tmp_path) == []
-    for name in ("nvidia0", "nvidiactl", "accel0", "null"):
-        (tmp_path / name).touch()
-    found = [path.name for path in devices.find_accelerators(tmp_path)]
-    assert found == ["accel0", "nvidia0"]
+def test_finds_nvidia_by_its_files_and_tpus_by_their_pci_ids(tmp_path: Path) -> None:
+    files, pci = tmp_path / "dev", tmp_path / "pci"
+    (files / "vfio").mkdir(parents=True)
+    assert devices.find_accelerators(files, pci) == []
+    # A passed-through disk, an AMD card and an Intel NPU are nothing that a run could be meant for.
+    for name in ("nvidia0", "nvidiactl", "vfio/0", "kfd", "accel0", "null"):
+        (files / name).touch()
+    for slot, vendor, device in (
+        ("tpu", "0x1ae0", "0x0063"),
+        ("network", "0x1ae0", "0x0042"),
+        ("disk", "0x8086", "0x0063"),
+    ):
+        (pci / slot).mkdir(parents=True)
+        (pci / slot / "vendor").write_text(vendor + "\n")
+        (pci / slot / "device").write_text(device + "\n")
+    found = [path.name for path in devices.find_accelerators(files, pci)]
+    assert found == ["nvidia0", "tpu"]
 
 
 @pytest.mark.usefixtures("with_accelerator")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -212,6 +213,56 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(tmp_path: Pat
     assert best is not None
     assert best["step"] == 5
     assert math.isnan(outcome.notebook.losses[10])
+
+
+class NanGradient(BigramProgram):
+    """Step 10 has a finite loss and weights that are NaN; its evaluation would have told."""
+
+    def _train_step(self, state: Any, batch: PackedBatch) -> Any:
+        state, metrics = super()._train_step(state, batch)
+        norm = jnp.where(state.step == 10, jnp.nan, metrics.grad_norm)
+        return state, metrics._replace(grad_norm=norm)
+
+
+class NanEvaluation(BigramProgram):
+    """From step 10 on, the evaluation alone is not finite."""
+
+    def _eval_step(self, state: Any, batch: PackedBatch) -> LossSums:
+        sums = super()._eval_step(state, batch)
+        return sums._replace(loss=jnp.where(state.step >= 10, jnp.nan, sums.loss))
+
+
+@pytest.mark.parametrize("program", [NanGradient, NanEvaluation])
+def test_weights_that_are_not_finite_are_never_saved(
+    tmp_path: Path, program: type[BigramProgram]
+) -> None:
+    outcome = run(tmp_path, 20, program=program())
+    assert outcome.record.status == "diverged"
+    assert outcome.record.step == 10
+    assert outcome.steps_kept == [5]
+
+
+def test_a_model_that_is_broken_as_it_came_is_not_trained(tmp_path: Path) -> None:
+    class Broken(BigramProgram):
+        def _eval_step(self, state: Any, batch: PackedBatch) -> LossSums:
+            return super()._eval_step(state, batch)._replace(loss=jnp.float32(jnp.inf))
+
+    outcome = run(tmp_path, 5, program=Broken())
+    assert (outcome.record.status, outcome.record.step) == ("diverged", 0)
+    assert outcome.steps_kept == []
+
+
+def test_the_best_of_equals_is_one_whose_checkpoint_is_kept(tmp_path: Path) -> None:
+    losses = [3.0, 2.0, 2.0, 2.5, 2.5]
+    rows = [{"step": at, "eval_loss": loss} for at, loss in enumerate(losses, start=1)]
+    state = shared_program().init_state()
+    with Checkpoints(tmp_path, keep_latest=1, keep_best=1) as checkpoints:
+        for step in range(1, 6):
+            checkpoints.save(state, RunRecord(step=step, evaluations=rows[:step]))
+        checkpoints.wait()
+        best = RunRecord(step=5, evaluations=rows).best
+        assert best is not None
+        assert best["step"] in checkpoints.steps()
 
 
 def test_the_best_step_has_a_checkpoint_even_between_periods(tmp_path: Path) -> None:

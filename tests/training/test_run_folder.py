@@ -42,6 +42,21 @@ def test_a_run_stopped_before_its_manifest_begins_again(tmp_path: Path) -> None:
     assert not RunFolder(tmp_path).check_usable()
 
 
+def test_a_run_stopped_between_its_checkpoints_folder_and_its_manifest_begins_again(
+    tmp_path: Path,
+) -> None:
+    folder = RunFolder(tmp_path)
+    folder.checkpoints.mkdir()
+    folder.metrics.mkdir()
+    folder.metrics_log.touch()
+    (tmp_path / ".manifest.json.unfinished").write_text("{")
+    assert not folder.check_usable()
+    (folder.checkpoints / "20").mkdir()
+    (folder.checkpoints / "20" / "state").write_text("somebody's weights")
+    with pytest.raises(RunError, match="holds checkpoints but no run of ours"):
+        folder.check_usable()
+
+
 def test_the_same_identity_passes_and_tuples_are_lists(tmp_path: Path) -> None:
     a_run(tmp_path).check_identity(IDENTITY)
 
