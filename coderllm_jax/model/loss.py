@@ -215,9 +215,29 @@ def _take(leaf: jax.Array, rows: jax.Array) -> jax.Array:
     return jnp.take(leaf, rows, axis=0, mode="fill", fill_value=0)
 
 
-def _block_size(vocabulary: int, wanted: int) -> int:
-    """The largest divisor of the vocabulary that is at most `wanted`."""
-    return next(size for size in range(min(wanted, vocabulary), 0, -1) if vocabulary % size == 0)
+class _Blocks(NamedTuple):
+    """The vocabulary in blocks of one size; the last one overlaps its neighbour where it must."""
+
+    vocabulary: int
+    size: int
+
+    @property
+    def num_blocks(self) -> int:
+        return -(-self.vocabulary // self.size)
+
+    def begin(self, i: jax.Array) -> jax.Array:
+        return jnp.minimum(i * self.size, self.vocabulary - self.size)
+
+    def fresh(self, i: jax.Array) -> jax.Array | bool:
+        """Which of a block's columns [W] no earlier block has had."""
+        if self.vocabulary % self.size == 0:
+            return True
+        return self.begin(i) + jnp.arange(self.size) >= i * self.size
+
+
+def _blocks(embedding_VD: jax.Array, options: HeadOptions) -> _Blocks:
+    vocabulary = embedding_VD.shape[0]
+    return _Blocks(vocabulary, min(options.vocabulary_block, vocabulary))
 
 
 def _logits(
@@ -306,19 +326,20 @@ def _walk_vocabulary(
     tensor_axis: str | None,
     want_gradient: bool,
 ) -> _Found:
-    vocabulary = embedding_VD.shape[0]
-    size = _block_size(vocabulary, options.vocabulary_block)
+    blocks = _blocks(embedding_VD, options)
     h_CD = h_CD.astype(options.precision.operands)
     wide = options.precision._replace(carried=jnp.dtype("float32"))
-    offset = jax.lax.axis_index(tensor_axis) * vocabulary if tensor_axis else 0
+    offset = jax.lax.axis_index(tensor_axis) * blocks.vocabulary if tensor_axis else 0
     local_C = targets_C - offset  # the target's row in this shard's part, if it is there
 
     def block(carry: tuple, i: jax.Array) -> tuple[tuple, None]:
         maximum, total, target, g_CD = carry
-        block_WD = jax.lax.dynamic_slice_in_dim(embedding_VD, i * size, size)
+        begin, size = blocks.begin(i), blocks.size
+        block_WD = jax.lax.dynamic_slice_in_dim(embedding_VD, begin, size)
         z_CW, slope = _logits(h_CD, block_WD, options)
-        column = local_C - i * size
-        here = (column >= 0) & (column < size)
+        z_CW = jnp.where(blocks.fresh(i), z_CW, jnp.finfo(jnp.float32).min)
+        column = local_C - begin
+        here = (column >= 0) & (column < size) & (local_C >= i * size)
         picked = jnp.take_along_axis(z_CW, jnp.clip(column, 0, size - 1)[:, None], axis=1)[:, 0]
         target = jnp.where(here, picked, target)
         grown = jnp.maximum(maximum, jnp.max(z_CW, axis=-1))
@@ -333,7 +354,7 @@ def _walk_vocabulary(
     c, d = h_CD.shape
     lowest = jnp.full((c,), jnp.finfo(jnp.float32).min)
     start = (lowest, jnp.zeros((c,)), lowest, jnp.zeros((c, d if want_gradient else 0)))
-    (maximum, total, target, g_CD), _ = jax.lax.scan(block, start, jnp.arange(vocabulary // size))
+    (maximum, total, target, g_CD), _ = jax.lax.scan(block, start, jnp.arange(blocks.num_blocks))
     if tensor_axis:
         highest = jax.lax.pmax(maximum, tensor_axis)
         shrink = jnp.exp(maximum - highest)
@@ -377,10 +398,9 @@ def _embedding_gradient_shard(
 ) -> jax.Array:
     chunks = _compact(hidden_BLD, targets_BL, weights_BL, options.tokens_per_chunk)
     normalizer_T = log_normalizer_BL.reshape(-1)
-    vocabulary = embedding_VD.shape[0]
-    size = _block_size(vocabulary, options.vocabulary_block)
+    blocks = _blocks(embedding_VD, options)
     wide = options.precision._replace(carried=jnp.dtype("float32"))
-    offset = jax.lax.axis_index(tensor_axis) * vocabulary if tensor_axis else 0
+    offset = jax.lax.axis_index(tensor_axis) * blocks.vocabulary if tensor_axis else 0
 
     def chunk(i: jax.Array, gradient_VD: jax.Array) -> jax.Array:
         rows = chunks.rows(i)
@@ -390,18 +410,17 @@ def _embedding_gradient_shard(
         column_C = _take(chunks.targets_T, rows) - offset
 
         def block(j: jax.Array, gradient_VD: jax.Array) -> jax.Array:
-            block_WD = jax.lax.dynamic_slice_in_dim(embedding_VD, j * size, size)
+            begin, size = blocks.begin(j), blocks.size
+            block_WD = jax.lax.dynamic_slice_in_dim(embedding_VD, begin, size)
             z_CW, slope = _logits(h_CD, block_WD, options)
             p_CW = jnp.exp(z_CW - normalizer_C[:, None])
-            is_target = column_C[:, None] - j * size == jnp.arange(size)
-            owed_CW = (p_CW - is_target) * slope * weight_C[:, None]
+            is_target = column_C[:, None] - begin == jnp.arange(size)
+            owed_CW = (p_CW - is_target) * slope * weight_C[:, None] * blocks.fresh(j)
             step_WD = contract("cw,cd->wd", owed_CW, h_CD, wide)
-            old_WD = jax.lax.dynamic_slice_in_dim(gradient_VD, j * size, size)
-            return jax.lax.dynamic_update_slice_in_dim(
-                gradient_VD, old_WD + step_WD, j * size, axis=0
-            )
+            old_WD = jax.lax.dynamic_slice_in_dim(gradient_VD, begin, size)
+            return jax.lax.dynamic_update_slice_in_dim(gradient_VD, old_WD + step_WD, begin, axis=0)
 
-        return jax.lax.fori_loop(0, vocabulary // size, block, gradient_VD)
+        return jax.lax.fori_loop(0, blocks.num_blocks, block, gradient_VD)
 
     start = jnp.zeros(embedding_VD.shape, jnp.float32)
     return jax.lax.fori_loop(0, chunks.num_chunks, chunk, start)

@@ -52,7 +52,6 @@ def make_optimizer(
         "lion": lambda: optax.lion(schedule, b1=b1, b2=b2, weight_decay=decay),
         "adafactor": lambda: optax.adafactor(schedule, weight_decay_rate=decay or None),
         "sgd": lambda: optax.sgd(schedule, momentum=b1 or None),
-        "muon": lambda: optax.contrib.muon(schedule, weight_decay=decay),
     }
     optimizer = makers[section.name]()
     if not section.clip_norm:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -130,7 +130,7 @@ def build_program(
         in_shardings=(state_shardings, None, batches),
         out_shardings=whole,
     )
-    # In full fine-tuning the state holds the weights; a second copy would only cost memory.
+    # In full fine-tuning the state holds the weights: the step is handed no others.
     kept = {} if recipe.full else frozen
 
     def under_mesh(function: Callable, *leading: Any) -> Callable:
@@ -192,6 +192,11 @@ def _recipe(config: TrainingConfig, architecture: Architecture, *, platform: str
     )
 
 
+def _key(seed: int, purpose: Literal["init", "dropout"]) -> jax.Array:
+    """The run's key for one purpose; no two purposes share a stream."""
+    return jax.random.split(jax.random.key(seed))[("init", "dropout").index(purpose)]
+
+
 def _cast_weights(weights: dict[str, Any], recipe: _Recipe) -> dict[str, Any]:
     """Frozen weights in the precision's format, norm scales and trained weights in float32."""
     wanted = jnp.dtype("float32") if recipe.full else recipe.forward.precision.weights
@@ -216,7 +221,7 @@ def _new_state(
             recipe.architecture,
             targets=config.lora.targets,
             rank=config.lora.rank,
-            key=jax.random.key(config.seed),
+            key=_key(config.seed, "init"),
         )
     return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable))
 
@@ -277,7 +282,7 @@ def _train_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
 ) -> tuple[TrainState, StepMetrics]:
-    step_key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
+    step_key = jax.random.fold_in(_key(recipe.seed, "dropout"), state.step)
 
     def loss_sum(trainable: dict, part: PackedBatch, key: jax.Array) -> tuple[jax.Array, LossSums]:
         sums = _sums(trainable, frozen, part, key, recipe=recipe)

@@ -31,7 +31,7 @@ def test_without_warmup_the_first_step_has_the_peak():
     assert float(make_schedule(section, learning_rate=0.5, num_steps=10)(0)) == 0.5
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam", "lion", "adafactor", "sgd", "muon"])
+@pytest.mark.parametrize("name", ["adamw", "adam", "lion", "adafactor", "sgd"])
 def test_every_optimizer_descends(name):
     section = dataclasses.replace(SECTION, name=name)
     optimizer = make_optimizer(section, optax.constant_schedule(0.05))
