@@ -10,43 +10,52 @@ together with every row that lies after the checkpoint it goes on from.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from coderllm_jax.errors import RunError
 from coderllm_jax.records import Sample
 from coderllm_jax.training.run_folder import RunFolder, plain
 
 
 class JsonLinesWriter:
-    """Appends rows and samples; each line reaches the file before `write` returns."""
+    """Appends rows and samples; each line reaches the file before `write` returns.
+
+    Raises RunError, naming the file, where that fails: without its figures a run is worth little.
+    """
 
     def __init__(self, folder: RunFolder, *, resumed_from: int | None) -> None:
         """`resumed_from` is the step of the checkpoint continued from; None starts anew."""
-        folder.metrics.mkdir(parents=True, exist_ok=True)
         last = -1 if resumed_from is None else resumed_from
-        for path in (folder.metrics_log, folder.samples_log):
-            _keep_through(path, last)
-        self._rows = folder.metrics_log.open("a", encoding="utf-8")
-        self._samples = folder.samples_log.open("a", encoding="utf-8")
+        with _naming(folder.metrics_log):
+            folder.metrics.mkdir(parents=True, exist_ok=True)
+            _keep_through(folder.metrics_log, last)
+            self._rows = folder.metrics_log.open("a", encoding="utf-8")
+        with _naming(folder.samples_log):
+            _keep_through(folder.samples_log, last)
+            self._samples = folder.samples_log.open("a", encoding="utf-8")
 
     def write(self, row: Mapping[str, Any]) -> None:
         """One line."""
-        self._rows.write(json.dumps(plain(row), allow_nan=False) + "\n")
-        self._rows.flush()
+        with _naming(self._rows.name):
+            self._rows.write(json.dumps(plain(row), allow_nan=False) + "\n")
+            self._rows.flush()
 
     def write_samples(self, step: int, samples: Sequence[Sample]) -> None:
         """One line a sample."""
-        for sample in samples:
-            line = {"step": step, **sample._asdict()}
-            self._samples.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self._samples.flush()
+        with _naming(self._samples.name):
+            for sample in samples:
+                line = {"step": step, **sample._asdict()}
+                self._samples.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._samples.flush()
 
     def close(self) -> None:
         """Closes both files."""
-        self._rows.close()
-        self._samples.close()
+        with _naming(self._rows.name), contextlib.closing(self._samples):
+            self._rows.close()
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -65,6 +74,17 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             continue  # half a line, left by a process that was killed
         if isinstance(row, dict):
             yield row
+
+
+@contextlib.contextmanager
+def _naming(path: Path | str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{path}: cannot be written ({error.strerror or error}); make room or give access, "
+            "then run the same command again to go on from the last checkpoint"
+        ) from error
 
 
 def _keep_through(path: Path, step: int) -> None:

@@ -1,4 +1,6 @@
-"""Many writers behind one: whoever fails is named once and left out, and the run goes on.
+"""Many writers behind one: whoever fails is named and left out, and the run goes on.
+
+Only metrics.jsonl is required: where it cannot be written, the run ends.
 
     FanOut ── JsonLinesWriter     metrics.jsonl, samples.jsonl       (monitoring.metrics_log)
            ├─ CluWriter           TensorBoard summaries through CLU
@@ -14,7 +16,7 @@ import functools
 import importlib.util
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,19 +48,28 @@ def open_writers(
             writers["CLU"] = lambda: CluWriter(folder.metrics)
         if os.environ.get("WANDB_PROJECT"):
             writers["W&B"] = lambda: WandbWriter(folder, config)
-    return FanOut(writers, enrich=lambda: {"memory_bytes": memory_bytes()})
+    return FanOut(
+        writers,
+        enrich=lambda: {"memory_bytes": memory_bytes()},
+        required=("metrics.jsonl",),
+    )
 
 
 class FanOut:
-    """Hands everything to all writers; `enrich` adds figures (such as memory) to every row."""
+    """Hands everything to all writers; `enrich` adds figures (such as memory) to every row.
+
+    What a `required` writer raises goes on to the caller. `failures` holds what the others raised,
+    by name; `close` says it once more, where a warning in the middle of a run has scrolled away.
+    """
 
     def __init__(
         self,
         writers: Mapping[str, Callable[[], Writer]],
         *,
         enrich: Callable[[], Mapping[str, Any]] = dict,
+        required: Collection[str] = (),
     ) -> None:
-        self._enrich = enrich
+        self._enrich, self._required = enrich, required
         self.failures: dict[str, str] = {}
         self._writers: dict[str, Writer] = {}
         for name, make in writers.items():
@@ -78,16 +89,20 @@ class FanOut:
             self._guarded(name, functools.partial(writer.write_samples, step, samples))
 
     def close(self) -> None:
-        """Closes all of them."""
-        for name, writer in list(self._writers.items()):
+        """Closes all of them, the required ones last, and names those that failed."""
+        for name, writer in sorted(self._writers.items(), key=lambda kv: kv[0] in self._required):
             self._guarded(name, writer.close)
         self._writers.clear()
+        if self.failures:
+            _log.warning("the run is not whole in: %s", ", ".join(self.failures))
 
     def _guarded(self, name: str, call: Callable[[], Any]) -> Any:
-        """Runs `call`; on any failure the writer is dropped, with one warning."""
+        """Runs `call`; on any failure the writer is dropped, with a warning where it may be."""
         try:
             return call()
-        except Exception as error:  # noqa: BLE001 a lost figure must not cost the run it is of
+        except Exception as error:
+            if name in self._required:
+                raise
             self.failures[name] = f"{type(error).__name__}: {error}"
             self._writers.pop(name, None)
             _log.warning("writer %s failed and is left out: %s", name, self.failures[name])
@@ -95,7 +110,12 @@ class FanOut:
 
 
 class CluWriter:
-    """TensorBoard summaries: training figures under train/, evaluation figures under eval/."""
+    """TensorBoard summaries: training figures under train/, evaluation figures under eval/.
+
+    Every session of a run adds an events file. Rows that an interrupted session wrote after its
+    last checkpoint stay in its own: CLU knows no purge, so TensorBoard shows those steps twice.
+    metrics.jsonl, which everything of ours reads, holds them once.
+    """
 
     def __init__(self, folder: Path) -> None:
         import tensorflow as tf

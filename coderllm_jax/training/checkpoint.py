@@ -31,7 +31,7 @@ S = TypeVar("S")
 
 
 class Checkpoints:
-    """A folder of checkpoints. Every process calls every method, at the same steps."""
+    """A folder of checkpoints, written and read by one process."""
 
     def __init__(self, folder: Path, *, keep_latest: int = 2, keep_best: int = 1) -> None:
         keep = policies.AnyPreservationPolicy(

@@ -23,7 +23,7 @@ from coderllm_jax.config.training import TrainingConfig
 from coderllm_jax.data.holdout import hold_out
 from coderllm_jax.data.pipeline import PackedRows, evaluation_batches, make_train_iterator
 from coderllm_jax.data.prompts import encode_few_shot
-from coderllm_jax.data.sources import read_examples
+from coderllm_jax.data.sources import SourceReport, read_examples
 from coderllm_jax.data.tokenized import TokenizedExamples, tokenize_examples
 from coderllm_jax.data.tokenizer import Tokenizer
 from coderllm_jax.errors import DataError
@@ -104,15 +104,24 @@ class Consumption:
         }
 
 
-def read_inputs(
-    config: TrainingConfig, tokenizer: Tokenizer, items: Sequence[EvalItem] | None
-) -> Inputs:
-    """Reads, tokenizes and plans. `items` None: evaluation rows are held out of the training rows.
+def read_rows(config: TrainingConfig) -> tuple[list[Example], SourceReport]:
+    """The training rows as they are written, and where each lies; needs no model."""
+    return read_examples(config.data.path or str(DEFAULT_TRAINING), config.data)
 
-    Raises DataError naming file, row and remedy.
+
+def read_inputs(
+    config: TrainingConfig,
+    tokenizer: Tokenizer,
+    items: Sequence[EvalItem] | None,
+    *,
+    rows: tuple[list[Example], SourceReport] | None = None,
+) -> Inputs:
+    """Tokenizes and plans; reads the rows first unless they are handed in.
+
+    `items` None: evaluation rows are held out of the training rows. Raises DataError naming file,
+    row and remedy.
     """
-    path = config.data.path or str(DEFAULT_TRAINING)
-    examples, report = read_examples(path, config.data)
+    examples, report = read_rows(config) if rows is None else rows
     places = list(range(len(examples)))
     if items is None:
         places, items = hold_out(examples, max_items=config.evaluation.max_items)
@@ -125,7 +134,7 @@ def read_inputs(
         on_long_example=config.data.on_long_example,
         locate=lambda index: report.locate(places[index]),
     )
-    rows = PackedRows(
+    packed = PackedRows(
         tokenized.examples,
         sequence_length=length,
         batch_size=config.batch_size,
@@ -149,7 +158,7 @@ def read_inputs(
     fitting = [chosen[place] for place in turns.examples.sources]
     few_shot = few_shot_examples(tokenizer, shots, fitting, sequence_length=length)
     return Inputs(
-        rows=rows,
+        rows=packed,
         examples=examples,
         evaluation=EvalBatches(
             unseen=batches(turns.examples), few_shot=batches(few_shot) if few_shot else ()
@@ -170,9 +179,9 @@ def read_inputs(
             "tokens": int(tokenized.examples.lengths.sum()),
             "answer_tokens": int(tokenized.examples.supervised.sum()),
             "tokens_per_example": _spread(tokenized.examples.lengths),
-            "rows_per_epoch": len(rows.plan(0)),
-            "steps_per_epoch": rows.num_steps(1),
-            "fill_fraction": rows.plan(0).fill_fraction(tokenized.examples.lengths, length),
+            "rows_per_epoch": len(packed.plan(0)),
+            "steps_per_epoch": packed.num_steps(1),
+            "fill_fraction": packed.plan(0).fill_fraction(tokenized.examples.lengths, length),
             "kinds": _counts(example.kind for example in examples),
             "sources": _counts(example.source for example in examples),
         },

@@ -6,7 +6,7 @@
         .write_figures(record)   training_rows.json, report/summary.json
         .save_best_adapter(...)  adapter/
 
-Every process calls every method; files are written by the first one.
+One process with any number of devices; `open_run` refuses several, which nothing starts yet.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from typing import Any
 import jax
 
 from coderllm_jax.config.training import TrainingConfig
-from coderllm_jax.errors import RunError
+from coderllm_jax.errors import DeviceError, RunError
 from coderllm_jax.model.load import LoadedModel, load_model
 from coderllm_jax.model.precision import resolve_precision
-from coderllm_jax.model.sharding import make_mesh, sharding_by_path
+from coderllm_jax.model.sharding import check_batch_divides, make_mesh, sharding_by_path
 from coderllm_jax.records import EvalItem
 from coderllm_jax.training.adapter import fetch, save_adapter
 from coderllm_jax.training.checkpoint import Checkpoints
 from coderllm_jax.training.devices import peak_flops
-from coderllm_jax.training.inputs import Consumption, Inputs, read_inputs
+from coderllm_jax.training.inputs import Consumption, Inputs, read_inputs, read_rows
 from coderllm_jax.training.manifest import build_manifest
 from coderllm_jax.training.record import RunRecord
 from coderllm_jax.training.run_folder import RunFolder, read_json, write_json
@@ -173,9 +173,19 @@ def open_run(
 ) -> Run:
     """Loads the model, reads the data and builds the program; see `read_inputs` about `items`.
 
-    Raises RunError where the folder's run is not the one that `config` asks for.
+    What is cheap comes first: the batch over the mesh, then the rows, then the model. Raises
+    RunError where the folder's run is not the one that `config` asks for, and DeviceError where
+    JAX was started as several processes.
     """
+    if jax.process_count() > 1:
+        raise DeviceError(
+            f"JAX runs as {jax.process_count()} processes; expected one, with all of its host's "
+            "devices: start this command once, without jax.distributed"
+        )
     mesh = make_mesh(config.mesh)
+    check_batch_divides(config.batch_size // config.optimizer.accumulation_steps, mesh)
+    note("reading the rows")
+    rows = read_rows(config)
     precision = resolve_precision(config.step.precision, mesh.devices.flat[0].platform)
     note(f"loading {config.model_name}")
     model = load_model(
@@ -185,8 +195,8 @@ def open_run(
         cache_dir=config.model.cache_dir,
         sharding=sharding_by_path(mesh),
     )
-    note("reading the rows")
-    inputs = read_inputs(config, model.tokenizer, items)
+    note("tokenizing the rows")
+    inputs = read_inputs(config, model.tokenizer, items, rows=rows)
     num_steps = inputs.num_steps(config)
     program = build_program(config, model, num_steps=num_steps, mesh=mesh)
     run = Run(config, folder, model, inputs, program, num_steps)

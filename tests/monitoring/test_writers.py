@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import sys
 import types
@@ -12,7 +14,8 @@ from typing import Any
 import pytest
 
 from coderllm_jax.config.training import TrainingConfig
-from coderllm_jax.monitoring import writers
+from coderllm_jax.errors import RunError
+from coderllm_jax.monitoring import metrics_log, writers
 from coderllm_jax.monitoring.progress import ProgressWriter
 from coderllm_jax.monitoring.writers import CluWriter, FanOut, named_scalars, open_writers
 from coderllm_jax.records import Sample
@@ -60,10 +63,27 @@ def test_a_failing_writer_is_named_once_and_the_others_go_on(
             fan_out.write_samples(3, [Sample("q", "a")])
         fan_out.close()
     assert [record.getMessage() for record in caplog.records] == [
-        "writer bad failed and is left out: OSError: disk full"
+        "writer bad failed and is left out: OSError: disk full",
+        "the run is not whole in: bad",
     ]
     assert fan_out.failures == {"bad": "OSError: disk full"}
     assert len(sound.rows) == 3
+
+
+@pytest.mark.parametrize("at", ["make", "write", "write_samples", "close"])
+def test_a_required_writer_that_fails_ends_the_run(at: str) -> None:
+    def make() -> Broken:
+        if at == "make":
+            raise OSError("disk full")
+        return Broken(at)
+
+    def run() -> None:
+        with contextlib.closing(FanOut({"main": make}, required=("main",))) as fan_out:
+            fan_out.write(STEP)
+            fan_out.write_samples(3, [Sample("q", "a")])
+
+    with pytest.raises(OSError, match="disk full"):
+        run()
 
 
 def test_an_interrupt_is_not_a_failing_writer() -> None:
@@ -73,6 +93,19 @@ def test_an_interrupt_is_not_a_failing_writer() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         FanOut({"bar": Interrupted}).write(STEP)
+
+
+def test_a_full_disk_under_metrics_jsonl_ends_the_run_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **options: Any) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    fan_out = open_all(a_folder(tmp_path), clu=False)
+    monkeypatch.setattr(metrics_log.json, "dumps", fail)
+    with pytest.raises(RunError, match=r"metrics\.jsonl: cannot be written \(No space left"):
+        fan_out.write(EVALUATION | {"token_accuracy": 0.5})
+    fan_out.close()
 
 
 def test_rows_are_enriched_for_everyone() -> None:

@@ -6,14 +6,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from coderllm_jax.config.training import TrainingConfig
-from coderllm_jax.errors import RunError
+from coderllm_jax.errors import DataError, DeviceError, RunError
+from coderllm_jax.training import run as run_module
 from coderllm_jax.training.adapter import load_adapter
 from coderllm_jax.training.record import RunRecord
-from coderllm_jax.training.run import Run
+from coderllm_jax.training.run import Run, open_run
 from coderllm_jax.training.run_folder import RunFolder
 from tests.training.bigram import BigramProgram, TrainState
 
@@ -68,3 +70,27 @@ def test_begins_anew_goes_on_and_never_goes_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(state.trainable["table"]["a"], 2)
         with pytest.raises(RunError, match="is at step 2, past the 1 asked for"):
             a_run(tmp_path, num_steps=1).restore(checkpoints)
+
+
+def open_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    def load_model(*args: Any, **options: Any) -> Any:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(run_module, "load_model", load_model)
+    values = TrainingConfig.create_default()
+    values.data.path = str(path / "absent.jsonl")
+    config = TrainingConfig.from_config_dict(values)
+    return open_run(config, RunFolder(path), None, note=lambda text: None)
+
+
+def test_rows_that_are_not_there_are_told_before_a_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DataError, match=r"absent\.jsonl"):
+        open_nothing(tmp_path, monkeypatch)
+
+
+def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(DeviceError, match="JAX runs as 2 processes; expected one"):
+        open_nothing(tmp_path, monkeypatch)
