@@ -6,6 +6,7 @@
            ├─ resolve_config    card, then command line → frozen TrainingConfig
            └─ main(config)      returns None or an exit code
                 UserError          → "error: ..." on stderr, exit 1, no traceback
+                OSError of a path  → the same: "error: PATH: Permission denied"
                 KeyboardInterrupt  → exit 130
 
 A card is a Python file with `get_config()` that returns an edited `create_default()`. Cards are
@@ -18,6 +19,7 @@ names its remedy.
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib.util
 import os
 import re
@@ -67,10 +69,24 @@ def run(
     except UserError as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         code = 1
+    except OSError as error:
+        reason = _machine_reason(error)
+        if not reason:
+            raise
+        print(f"error: {_one_line(reason)}", file=sys.stderr)
+        code = 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+def _machine_reason(error: OSError) -> str:
+    """What the machine refused, and where; empty where the error may be a bug of ours."""
+    reason = error.strerror or type(error).__name__
+    if isinstance(error.filename, str | bytes | os.PathLike):
+        return f"{os.fsdecode(error.filename)}: {reason}"
+    return reason if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) else ""
 
 
 def _restart_with_huge_pages() -> None:
@@ -123,18 +139,24 @@ def find_card(name: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def load_card(card: str) -> ml_collections.ConfigDict:
-    """Runs a card's `get_config()`; in `card.py:argument`, the argument is handed to it."""
+def load_card(card: str, *, option: str = "--config") -> ml_collections.ConfigDict:
+    """Runs a card's `get_config()`; in `card.py:argument`, the argument is handed to it.
+
+    A card is looked for from the working directory, then beside the package. `option` is what
+    named it, for the error.
+    """
     name, _, argument = card.partition(":")
-    path = Path(name)
+    path = Path(name).expanduser()
+    if not path.is_file():
+        path = find_card(name) or path
     if not path.is_file():
         raise ConfigError(
-            f"--config is {name!r}, which is not a file; "
-            "name a card such as configs/data.py, or leave --config out"
+            f"{option} is {name!r}, which is not a file; "
+            f"name a card such as configs/data.py, or leave {option} out"
         )
     spec = importlib.util.spec_from_file_location(f"card_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"--config is {name!r}; expected a Python file that ends in .py")
+        raise ConfigError(f"{option} is {name!r}; expected a Python file that ends in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up by name
     try:

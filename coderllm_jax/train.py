@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from coderllm_jax import entry
 from coderllm_jax.config.data import DataConfig
 from coderllm_jax.config.training import TrainingConfig
+from coderllm_jax.errors import ConfigError
 
 if TYPE_CHECKING:
     from coderllm_jax.records import EvalItem
@@ -66,7 +67,7 @@ def train_model(config: TrainingConfig | Mapping[str, Any]) -> TrainingResult:
         config = TrainingConfig.from_config_dict(config)
     from coderllm_jax.training.run_folder import RunFolder, read_json
 
-    folder = RunFolder(Path(config.workdir))
+    folder = RunFolder(Path(config.workdir).expanduser())
     exists = folder.check_usable()
     if exists and _is_finished(folder) and read_json(folder.config) == config.to_dict():
         return TrainingResult(folder.path, read_json(folder.summary), was_finished=True)
@@ -147,18 +148,34 @@ def find_evaluation_items(
 
     None where the training rows came without any: some are then held out of them.
     """
-    from coderllm_jax.data.preparation import prepare_data, read_evaluation_items
-    from coderllm_jax.training.inputs import DEFAULT_EVALUATION, DEFAULT_TRAINING
+    from coderllm_jax.data.preparation import read_evaluation_items
+    from coderllm_jax.training.inputs import DEFAULT_EVALUATION
 
+    if not config.data.path:
+        _prepare_default(config.data.prepare_config, note)
     if config.data.evaluation_path:
         return read_evaluation_items(config.data.evaluation_path)
     if config.data.path:
         return None
-    if not _has_files(DEFAULT_TRAINING):
-        note("preparing the default data")
-        card = str(entry.find_card(config.data.prepare_config) or config.data.prepare_config)
-        prepare_data(DataConfig.from_config_dict(entry.load_card(card)))
     return read_evaluation_items(DEFAULT_EVALUATION) if _has_files(DEFAULT_EVALUATION) else None
+
+
+def _prepare_default(card: str, note: Callable[[str], None]) -> None:
+    """Runs `prepare` with the card where no training rows lie, or only parts of a killed run's.
+
+    Rows without a manifest are the user's own, and used.
+    """
+    from coderllm_jax.data.preparation import prepare_data, was_interrupted
+    from coderllm_jax.training.inputs import DEFAULT_TRAINING
+
+    if _has_files(DEFAULT_TRAINING) and not was_interrupted(DEFAULT_TRAINING.parent):
+        return
+    note("preparing the default data")
+    values = entry.load_card(card, option="data.prepare_config")
+    try:
+        prepare_data(DataConfig.from_config_dict(values))
+    except ConfigError as error:
+        raise ConfigError(f"{card}: {error}") from error
 
 
 def _has_files(folder: Path) -> bool:

@@ -120,7 +120,7 @@ def test_lists_of_numbers(text, sizes):
         ("--config.seed", "has no value"),
         ("--config.seed=-1", "expected at least 0"),
         ("--config.lora.targets=qury", "did you mean 'query'"),
-        ("--config.learning_rate=nan", "expected at least 0"),
+        ("--config.learning_rate=nan", "learning_rate is nan; expected"),
         ("train.jsonl", "unexpected argument 'train.jsonl'"),
         ("--config=", "--config is empty"),
         ("--config", "--config has no value"),
@@ -195,6 +195,45 @@ def test_exit_codes_and_what_is_printed(capsys):
     assert capsys.readouterr().err == "error: a.jsonl:3: 'answer' is empty; drop the row\n"
     assert run(lambda config: None, "--config.sed=1") == 1
     assert capsys.readouterr().err.startswith("error: unknown option '--config.sed'")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (PermissionError(13, "Permission denied", "a/b"), "error: a/b: Permission denied\n"),
+        (OSError(36, "File name too long", Path("x")), "error: x: File name too long\n"),
+        (OSError(28, "No space left on device"), "error: No space left on device\n"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_line(capsys, error, line):
+    def refuse(config):
+        raise error
+
+    assert run(refuse) == 1
+    assert capsys.readouterr().err == line
+
+
+def test_an_error_of_the_system_without_a_path_is_ours():
+    def fail(config):
+        raise OSError(9, "Bad file descriptor")
+
+    with pytest.raises(OSError, match="Bad file"):
+        entry.run(fail, TrainingConfig, NO_CARD, argv=["train"])
+
+
+def test_a_card_is_looked_for_here_first_then_beside_the_package(tmp_path, monkeypatch):
+    for folder, seed in (("here", 1), ("package", 2)):
+        (tmp_path / folder).mkdir()
+        write_card(tmp_path / folder, f"values.seed = {seed}")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr(entry, "_CHECKOUT", tmp_path / "package")
+    for folder, seed in (("here", 1), ("elsewhere", 2)):
+        monkeypatch.chdir(tmp_path / folder)
+        assert entry.load_card("card.py").seed == seed
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert entry.load_card("~/here/card.py").seed == 1
+    with pytest.raises(ConfigError, match=r"^data\.prepare_config is 'none\.py'"):
+        entry.load_card("none.py", option="data.prepare_config")
 
 
 def test_a_bug_of_ours_is_not_dressed_as_a_mistake_of_the_user():

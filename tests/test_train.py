@@ -17,11 +17,15 @@ import pytest
 from ml_collections import ConfigDict
 
 from coderllm_jax import TrainingConfig, TrainingResult, train_model
+from coderllm_jax.config.data import DataConfig
+from coderllm_jax.data.prepared import is_prepared
 from coderllm_jax.errors import ConfigError, DataError, RunError
 from coderllm_jax.monitoring.metrics_log import read_rows
 from coderllm_jax.reporting import training_report
+from coderllm_jax.train import find_evaluation_items
 from coderllm_jax.training.adapter import load_adapter
 from coderllm_jax.training.run_folder import RunFolder, read_json
+from tests.data.sources import write_package
 
 STEPS = 8
 # Between two checkpoints, so that a run that ends here has to go back.
@@ -263,6 +267,65 @@ def test_a_folder_of_something_else_is_not_touched(base: ConfigDict, tmp_path: P
     with pytest.raises(RunError, match=r"holds notes\.txt but no run of ours"):
         train_model(changed(base, tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.fixture
+def default_data(base: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ConfigDict:
+    """A working directory without data, and a card that prepares a toy."""
+    monkeypatch.chdir(tmp_path)
+    values = DataConfig.create_default()
+    values.packages, values.source_trees = (), (str(write_package(tmp_path / "project")),)
+    (tmp_path / "card.py").write_text(
+        "from coderllm_jax.config import DataConfig\n"
+        "def get_config():\n"
+        "    values = DataConfig.create_default()\n"
+        f"    values.packages, values.source_trees = (), {values.source_trees!r}\n"
+        "    values.evaluation.unseen_fraction = 0.3\n"
+        "    return values\n"
+    )
+    return changed(base, tmp_path / "run", **{"data.path": "", "data.prepare_config": "card.py"})
+
+
+def find_items(values: ConfigDict) -> tuple[int, list[str]]:
+    notes: list[str] = []
+    items = find_evaluation_items(TrainingConfig.from_config_dict(values), notes.append)
+    return -1 if items is None else len(items), notes
+
+
+def test_default_rows_are_prepared_also_with_items_of_ones_own(default_data: ConfigDict) -> None:
+    item = {"id": "i", "question": "q", "answer": "a", "split": "unseen"}
+    Path("items.jsonl").write_text(json.dumps(item))
+    default_data.data.evaluation_path = "items.jsonl"
+    assert find_items(default_data) == (1, ["preparing the default data"])
+    assert is_prepared(Path("data"))
+    assert find_items(default_data) == (1, [])
+
+
+def test_rows_of_ones_own_are_used_and_those_of_a_killed_run_are_not(
+    default_data: ConfigDict,
+) -> None:
+    count, _ = find_items(default_data)
+    assert count > 0
+    Path("data/.prepare-x/new").mkdir(parents=True)
+    Path("data/manifest.json").rename("data/.prepare-x/new/manifest.json")
+    assert find_items(default_data) == (count, ["preparing the default data"])
+    assert is_prepared(Path("data"))
+    Path("data/manifest.json").unlink()
+    assert find_items(default_data) == (count, [])
+
+
+def test_a_missing_card_of_prepare_is_named_by_its_option(default_data: ConfigDict) -> None:
+    default_data.data.prepare_config = "nowhere.py"
+    with pytest.raises(ConfigError, match=r"^data\.prepare_config is 'nowhere\.py'"):
+        find_items(default_data)
+
+
+def test_a_tilde_in_workdir_is_the_home_folder(
+    whole: TrainingResult, base: ConfigDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(whole.workdir.parent))
+    with pytest.raises(RunError, match=r"data\.sequence_length|steps"):
+        train_model(changed(base, Path("~/run"), steps=1))
 
 
 def test_a_mistake_leaves_no_folder_behind(base: ConfigDict, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ missed once in 4,000; Broder 1997, Leskovec et al. ch. 3); a proposed pair count
 Jaccard index reaches the threshold, so nothing is dropped on the hash's word.
 
 13-grams are those of GPT-3's decontamination (Brown et al. 2020, appendix C): lower-case words,
-punctuation ignored. A text shorter than 13 words has none; of such texts only equal ones match.
+punctuation ignored. A text of 8 to 12 words is one run as a whole, and a shorter one has none.
 """
 
 from __future__ import annotations

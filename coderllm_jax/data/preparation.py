@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import gc
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -32,9 +33,11 @@ from coderllm_jax.data.dedupe import near_duplicates
 from coderllm_jax.data.material import Material, read_material
 from coderllm_jax.data.prepared import (
     PreparedData,
+    find_former,
     is_prepared,
     read_chunks,
     read_evaluation_items,
+    was_interrupted,
     write_prepared,
 )
 from coderllm_jax.data.rows import Dropped, TrainingRow, grouped, make_rows, select_statements
@@ -50,6 +53,7 @@ __all__ = [
     "prepare_data",
     "read_chunks",
     "read_evaluation_items",
+    "was_interrupted",
 ]
 
 _NEAR_CHUNK = 0.9  # Jaccard index at which a chunk repeats another
@@ -68,6 +72,8 @@ def prepare_data(
 
 
 def _prepare(config: DataConfig, count_tokens: TokenCounter) -> PreparedData:
+    config = _at_home(config)
+    find_former(Path(config.output_dir))  # a folder that cannot be written to is told at once
     questions = (
         read_evaluation_items(config.evaluation.questions) if config.evaluation.questions else []
     )
@@ -135,6 +141,20 @@ def _prepare(config: DataConfig, count_tokens: TokenCounter) -> PreparedData:
     # A file without rows would be taken for a damaged one by whoever reads the folder.
     files = {name: members for name, members in files.items() if members}
     return write_prepared(Path(config.output_dir), files, manifest)
+
+
+def _at_home(config: DataConfig) -> DataConfig:
+    """With `~` written out in every path: a shell leaves it alone behind an equals sign."""
+
+    def expand(path: str) -> str:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+
+    return dataclasses.replace(
+        config,
+        output_dir=expand(config.output_dir),
+        source_trees=tuple(map(expand, config.source_trees)),
+        documents=tuple(map(expand, config.documents)),
+    )
 
 
 @contextlib.contextmanager

@@ -6,8 +6,14 @@
       evaluation/seen.jsonl unseen.jsonl    items of each split
       manifest.json                         versions, licences, counts, what was dropped, sha256
 
-Everything is written into a folder beside its place first, then moved there; the manifest goes
-away before the first move and comes back after the last, so that data with a manifest is whole.
+Everything is written into a folder beside its place first, then moved there file by file; the
+manifest goes away before the first move and comes back after the last, so that data with a manifest
+is whole. A move that fails is taken back. Where the process was killed between two moves, that
+folder stays, and its manifests say which files are ours:
+
+    data/.prepare-1f2e/new/manifest.json   old/manifest.json
+
+Only files that a manifest of ours lists are ever replaced; beside anything else nothing is written.
 No time, no path of this machine and no set order enters a file: equal input gives equal bytes.
 """
 
@@ -16,6 +22,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -27,6 +34,7 @@ from coderllm_jax.records import Chunk, EvalItem
 
 FOLDERS = ("training", "chunks", "evaluation")
 MANIFEST = "manifest.json"
+_SCRATCH = ".prepare-"
 
 R = TypeVar("R")
 
@@ -71,27 +79,30 @@ def write_prepared(
 ) -> PreparedData:
     """Writes rows (dataclasses or dicts) as JSONL under their relative names, then the manifest.
 
-    Replaces what `prepare` wrote before, as a whole; other files in `output_dir` stay. Adds to the
-    manifest the sha256, size and number of rows of each file.
+    Replaces what `prepare` wrote before, as a whole; DataError where a foreign file is among it.
+    Other files in `output_dir` stay. Adds to the manifest the sha256, size and number of rows of
+    each file.
     """
     try:
+        former = find_former(output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".prepare-", dir=output_dir) as scratch:
+        leftovers = list(output_dir.glob(f"{_SCRATCH}*"))
+        with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=output_dir) as scratch:
             staged, retired = Path(scratch) / "new", Path(scratch) / "old"
-            retired.mkdir()
             for folder in FOLDERS:
-                (staged / folder).mkdir(parents=True)
+                for parent in (staged, retired, output_dir):
+                    (parent / folder).mkdir(parents=True, exist_ok=True)
             listing = {name: _write_rows(staged / name, rows) for name, rows in files.items()}
             manifest = {**manifest, "files": dict(sorted(listing.items()))}
             (staged / MANIFEST).write_text(
                 json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
             )
-            (output_dir / MANIFEST).unlink(missing_ok=True)
-            for folder in FOLDERS:
-                if (output_dir / folder).exists():
-                    (output_dir / folder).rename(retired / folder)
-                (staged / folder).rename(output_dir / folder)
-            (staged / MANIFEST).rename(output_dir / MANIFEST)
+            _move_all(
+                [(output_dir / name, retired / name) for name in former]
+                + [(staged / name, output_dir / name) for name in (*listing, MANIFEST)]
+            )
+        for leftover in leftovers:
+            shutil.rmtree(leftover, ignore_errors=True)
     except OSError as error:
         raise DataError(
             f"{output_dir}: cannot be written ({error.strerror}); "
@@ -100,9 +111,42 @@ def write_prepared(
     return PreparedData(output_dir, manifest)
 
 
+def find_former(output_dir: Path) -> list[str]:
+    """Names of the files that an earlier `prepare` left, its manifest first.
+
+    DataError names a file that lies among them and is not ours. Hidden files count as neither,
+    because nothing reads them.
+    """
+    manifests = [output_dir / MANIFEST, *output_dir.glob(f"{_SCRATCH}*/*/{MANIFEST}")]
+    present = [path for path in manifests if path.exists() or path.is_symlink()]
+    ours = {name for path in present for name in _listed(path)}
+    former = [MANIFEST] if present[:1] == manifests[:1] else []
+    for folder in FOLDERS:
+        home = output_dir / folder
+        if home.exists() and not home.is_dir():
+            raise DataError(f"{home} is a file; expected a folder; set another output_dir")
+        for path in sorted(home.rglob("*")):
+            inside = path.relative_to(output_dir)
+            if (path.is_dir() and not path.is_symlink()) or _is_hidden(inside):
+                continue
+            if inside.as_posix() not in ours:
+                raise DataError(
+                    f"{path} is not from an earlier `prepare`, which replaces only its own files; "
+                    "set another output_dir or move this file"
+                )
+            former.append(inside.as_posix())
+    return former
+
+
 def is_prepared(output_dir: Path) -> bool:
     """Whether `output_dir` holds the whole of what one run of `prepare` wrote."""
     return (output_dir / MANIFEST).is_file() and all((output_dir / f).is_dir() for f in FOLDERS)
+
+
+def was_interrupted(output_dir: Path) -> bool:
+    """Whether `prepare` was killed while it replaced files: what lies there may be of two runs."""
+    staged = output_dir.glob(f"{_SCRATCH}*/new/{MANIFEST}")
+    return not (output_dir / MANIFEST).exists() and any(staged)
 
 
 def read_evaluation_items(path: str | Path) -> list[EvalItem]:
@@ -113,6 +157,37 @@ def read_evaluation_items(path: str | Path) -> list[EvalItem]:
 def read_chunks(path: str | Path) -> list[Chunk]:
     """Chunks of a JSONL file, or of every one in a folder; DataError names file, line, remedy."""
     return _read(path, _chunk)
+
+
+def _listed(manifest: Path) -> list[str]:
+    """The files that a manifest of ours lists; DataError where it is somebody else's."""
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        if "coderllm_jax" in content:
+            return list(content["files"])
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise DataError(
+        f"{manifest} is not a manifest that `prepare` wrote; set another output_dir or move it"
+    )
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _move_all(moves: Iterable[tuple[Path, Path]]) -> None:
+    """Every move, or none: those before one that fails are taken back."""
+    done: list[tuple[Path, Path]] = []
+    try:
+        for source, target in moves:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source.rename(target)
+            done.append((source, target))
+    except BaseException:
+        for source, target in reversed(done):
+            target.rename(source)
+        raise
 
 
 def _write_rows(path: Path, rows: Iterable[Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ Word runs of 13 that training rows share with evaluation items (see `dedupe`) ar
     seen     in the question only: its answer is what training teaches, its question must be new
 
 Candidates that training rows overlap are passed over where there are others; the rows that
-overlap with what was chosen nevertheless are dropped by `preparation`, and both are counted.
+overlap with what was chosen nevertheless are dropped by `contamination`, and both are counted.
 """
 
 from __future__ import annotations

@@ -53,6 +53,25 @@ _DEFAULTS: dict[str, Any] = {
     "rope_theta": 1_000_000.0,
     "rope_local_base_freq": 10_000.0,
 }
+_WHOLE = (
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "sliding_window",
+    "sliding_window_pattern",
+    "_sliding_window_pattern",
+)
+_REAL = (
+    "query_pre_attn_scalar",
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_local_base_freq",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+)
 
 
 class SafetensorsFolder:
@@ -105,12 +124,22 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def architecture_of(config: dict[str, Any], *, vocabulary: int, folder: Path) -> Architecture:
-    """The model's numbers; `vocabulary` is its embedding's, which some configs misstate."""
+def check_model_type(config: dict[str, Any], *, folder: Path) -> None:
+    """ModelError for a folder of another family, before anything else of it is looked at."""
     kind = config.get("model_type")
     if kind not in ("gemma3_text", "gemma3"):
         raise ModelError(f"{folder}: holds a '{kind}' model; only Gemma 3 is understood so far")
-    written = config["text_config"] if kind == "gemma3" else config
+
+
+def architecture_of(config: dict[str, Any], *, vocabulary: int, folder: Path) -> Architecture:
+    """The model's numbers; `vocabulary` is its embedding's, which some configs misstate."""
+    check_model_type(config, folder=folder)
+    written = config.get("text_config") if config["model_type"] == "gemma3" else config
+    if not isinstance(written, dict):
+        raise ModelError(
+            f"{folder / 'config.json'}: text_config is {written!r}; expected the text model's "
+            "settings; fetch the file again"
+        )
     text: dict[str, Any] = _DEFAULTS | {
         key: value for key, value in written.items() if value is not None
     }
@@ -118,8 +147,13 @@ def architecture_of(config: dict[str, Any], *, vocabulary: int, folder: Path) ->
         raise ModelError(f"{folder}: holds an embedding model, which cannot generate")
     if not text.get("tie_word_embeddings", True):
         raise ModelError(f"{folder}: its output head is not its embedding; such is not understood")
+    for key in (*_WHOLE, *_REAL):
+        _check_number(key, text.get(key), folder=folder)
     try:
         local, wide = _rope(text)
+        for key in ("rope_theta", "factor"):
+            _check_number(key, local.get(key), folder=folder)
+            _check_number(key, wide.get(key), folder=folder)
         return Architecture(
             family="gemma3",
             num_layers=text["num_hidden_layers"],
@@ -142,6 +176,11 @@ def architecture_of(config: dict[str, Any], *, vocabulary: int, folder: Path) ->
         )
     except KeyError as error:
         raise ModelError(f"{folder / 'config.json'}: {error} is missing") from None
+    except (AttributeError, TypeError) as error:
+        raise ModelError(
+            f"{folder / 'config.json'}: its rotation or layers are not spelt as a Gemma 3's "
+            f"({error}); fetch the file again"
+        ) from None
 
 
 def read_weights(
@@ -189,6 +228,18 @@ def _rope(text: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         if kind not in ("default", "linear"):
             raise ModelError(f"rotary scaling '{kind}' is not Gemma 3's; expected linear")
     return local, wide
+
+
+def _check_number(key: str, value: Any, *, folder: Path) -> None:
+    kinds = (int,) if key in _WHOLE else (int, float)
+    is_off = key.endswith("softcapping") and not value
+    if value is None or is_off or (type(value) in kinds and value > 0):
+        return
+    expected = "a whole number" if key in _WHOLE else "a number"
+    raise ModelError(
+        f"{folder / 'config.json'}: {key} is {value!r}; expected {expected} above 0; "
+        "fetch the file again"
+    )
 
 
 def _global_every(text: dict[str, Any], *, folder: Path) -> int:

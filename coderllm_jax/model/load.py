@@ -116,7 +116,13 @@ def _open_packaged(*, dtype: Dtype, cache_dir: str) -> OpenedModel:
         ) from None
 
     def assemble(folder: Path) -> Path:
-        return package.assemble(folder / package.MODEL_NAME)
+        try:
+            return package.assemble(folder / package.MODEL_NAME)
+        except (FileNotFoundError, ValueError) as error:  # a part is missing or was changed
+            raise ModelError(
+                f"model '{DEFAULT_MODEL}': the package {distribution} is damaged ({error}); "
+                f"reinstall it: pip install --force-reinstall {distribution}"
+            ) from error
 
     opened = _open_converted(
         assemble,

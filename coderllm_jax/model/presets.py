@@ -87,6 +87,7 @@ def open_folder(folder: Path, *, dtype: Dtype) -> OpenedModel:
     config = huggingface.read_config(folder)
     source = f"folder {folder.name}"
     if "model_type" in config:
+        huggingface.check_model_type(config, folder=folder)
         tensors = huggingface.SafetensorsFolder(folder)
         architecture = huggingface.architecture_of(
             config, vocabulary=tensors.shape("embed_tokens.weight")[0], folder=folder

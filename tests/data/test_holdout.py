@@ -50,6 +50,29 @@ def test_at_most_a_twentieth_is_given_up() -> None:
     assert (len(kept), len(items)) == (95, 5)
 
 
+def test_a_large_symbol_is_passed_over() -> None:
+    for salt in range(20):
+        large = [Example.from_question(f"q{i}", "a", symbol=f"large{salt}") for i in range(90)]
+        small = [Example.from_question(f"r{i}", "a", symbol=f"s{salt}.{i}") for i in range(10)]
+        kept, items = hold_out(large + small, max_items=48)
+        assert (len(kept), len(items)) == (95, 5)
+
+
+def test_where_none_is_small_enough_the_smallest_goes_and_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sizes = {"a": 40, "b": 12, "c": 48}
+    examples = [
+        Example.from_question(f"q{symbol}{i}", "a", symbol=symbol)
+        for symbol, size in sizes.items()
+        for i in range(size)
+    ]
+    kept, items = hold_out(examples, max_items=8)
+    assert len(kept) == 88
+    assert [item.symbol for item in items] == ["b"] * 8
+    assert "12 of 100 rows are held out" in caplog.text
+
+
 def test_rows_about_one_thing_cannot_be_split() -> None:
     with pytest.raises(DataError, match=r"all 3 rows are about one thing.*evaluation_path"):
         hold_out([Example.from_question(f"q{i}", "a", symbol="s") for i in range(3)], max_items=1)

