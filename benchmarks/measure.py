@@ -19,13 +19,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
-
-from benchmarks.train_inputs import Counts, count, load_batches
 from coderllm_jax.records import PackedBatch
 
 OnStep = Callable[[float], None]
@@ -33,11 +30,28 @@ OnStep = Callable[[float], None]
 Train = Callable[[Sequence[PackedBatch], OnStep], None]
 
 
+class Counts(NamedTuple):
+    """What batches hold. Tokens are the positions that are not padding."""
+
+    positions: int
+    tokens: int
+    supervised: int
+
+
+def count(batch: PackedBatch) -> Counts:
+    """The counts of one batch."""
+    return Counts(
+        positions=batch.inputs.size,
+        tokens=int((batch.segments > 0).sum()),
+        supervised=int((batch.weights > 0).sum()),
+    )
+
+
 class Job(NamedTuple):
     """What a process is asked to measure."""
 
     batches: str
-    passes: int
+    steps: int  # timed steps, at least
     model_name: str
     huggingface: str
     attention: str
@@ -75,11 +89,13 @@ class Measurement(NamedTuple):
 
 def run_job(import_libraries: Callable[[], None], load: Callable[[Job], Train]) -> None:
     """The body of an arm's process: measures what its one argument asks for, writes the result."""
+    from benchmarks.train_inputs import load_batches
+
     started = time.perf_counter()
     job = Job(**json.loads(sys.argv[1]))
     batches = load_batches(Path(job.batches))
     import_libraries()
-    memory_before_bytes = psutil.Process().memory_info().rss
+    memory_before_bytes = resident_bytes()
     train = load(job)
     ends: list[float] = []
     losses: list[float] = []
@@ -90,14 +106,15 @@ def run_job(import_libraries: Callable[[], None], load: Callable[[Job], Train]) 
         processor_s.append(time.process_time())
         losses.append(loss)
 
-    train(batches * (1 + job.passes), on_step)
     number = len(batches)
-    assert len(ends) == number * (1 + job.passes), "a step did not report"
+    passes = num_passes(job.steps, number)
+    train(batches * (1 + passes), on_step)
+    assert len(ends) == number * (1 + passes), "a step did not report"
     measurement = Measurement(
         seconds=sum(median_by_batch(_timed(ends, number), number)),
         processor_s=sum(median_by_batch(_timed(processor_s, number), number)),
         num_batches=number,
-        num_timed_steps=number * job.passes,
+        num_timed_steps=number * passes,
         counts=Counts(*map(sum, zip(*map(count, batches), strict=True))),
         first_loss=losses[0],
         setup_s=ends[number - 1] - started,
@@ -105,6 +122,11 @@ def run_job(import_libraries: Callable[[], None], load: Callable[[Job], Train]) 
         memory_peak_bytes=peak_memory_bytes(),
     )
     Path(job.output).write_text(json.dumps(measurement._asdict()))
+
+
+def num_passes(steps: int, num_batches: int) -> int:
+    """Passes that make at least `steps` steps; three or more, so that a median means something."""
+    return max(min(3, steps), -(-steps // num_batches))
 
 
 def _timed(ends: Sequence[float], num_batches: int) -> list[float]:
@@ -115,6 +137,13 @@ def _timed(ends: Sequence[float], num_batches: int) -> list[float]:
 def median_by_batch(steps: Sequence[float], num_batches: int) -> list[float]:
     """Each batch's median over the passes: batches b0 b1 b0 b1 ... → [b0, b1]."""
     return [statistics.median(steps[batch::num_batches]) for batch in range(num_batches)]
+
+
+def resident_bytes() -> int:
+    """This process's resident set."""
+    import psutil
+
+    return psutil.Process().memory_info().rss
 
 
 def peak_memory_bytes() -> int:
@@ -128,18 +157,11 @@ def read_measurement(fields: dict[str, Any]) -> Measurement:
     return Measurement(**fields | {"counts": Counts(*fields["counts"])})
 
 
-def run_module(module: str, *arguments: str) -> str:
+def run_module(module: str, *arguments: str, environment: Mapping[str, str]) -> str:
     """Runs a module in a fresh process; '' if it ended well, else why not, in one line."""
-    environment = {
-        "JAX_PLATFORMS": "cpu",
-        "KERAS_BACKEND": "jax",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "TOKENIZERS_PARALLELISM": "false",
-        **os.environ,
-    }
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
-        env=environment,
+        env={**os.environ, **environment},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -20,15 +20,15 @@ _IGNORED = -100
 
 def import_libraries() -> None:
     """torch, transformers and PEFT, with a thread for each core."""
-    import peft
     import torch
-    import transformers
+    from peft import get_peft_model
+    from transformers import Gemma3ForCausalLM
 
     from coderllm_jax.training.devices import usable_cores
 
     torch.set_num_threads(usable_cores())
-    assert peft
-    assert transformers.Gemma3ForCausalLM
+    # transformers imports a model when it is first named.
+    assert {get_peft_model, Gemma3ForCausalLM}
 
 
 def load(job: Job) -> Train:
@@ -44,7 +44,7 @@ def load(job: Job) -> Train:
     base.config.use_cache = False
     lora = peft.LoraConfig(
         r=config.lora.rank,
-        lora_alpha=config.lora.alpha,
+        lora_alpha=round(config.lora.alpha),
         target_modules=["q_proj", "v_proj"],
         task_type="CAUSAL_LM",
     )

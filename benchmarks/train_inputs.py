@@ -16,10 +16,11 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from benchmarks.measure import count
 from coderllm_jax.config.training import TrainingConfig
 from coderllm_jax.data.packing import fill_row
 from coderllm_jax.data.pipeline import PackedRows
@@ -30,7 +31,6 @@ from coderllm_jax.records import PackedBatch
 PADDED_EXAMPLES = (4, 16)
 _NUM_BATCHES = {"packed": 2, "padded": 4}
 _CARD = "configs/data.py"
-_LONGEST_EXAMPLES = 1024  # of a row: no example of the quick-start domain comes near
 
 # What transformers' Gemma 3 calls a block's weights.
 _HUGGINGFACE_NAMES = {
@@ -48,23 +48,6 @@ _HUGGINGFACE_NAMES = {
     "ffw_linear": "mlp.down_proj",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
-
-
-class Counts(NamedTuple):
-    """What a batch holds. Tokens are the positions that are not padding."""
-
-    positions: int
-    tokens: int
-    supervised: int
-
-
-def count(batch: PackedBatch) -> Counts:
-    """The counts of one batch."""
-    return Counts(
-        positions=batch.inputs.size,
-        tokens=int(np.count_nonzero(batch.segments)),
-        supervised=int(np.count_nonzero(batch.weights)),
-    )
 
 
 # --- batches -----------------------------------------------------------------------------------
