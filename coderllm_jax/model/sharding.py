@@ -22,7 +22,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from coderllm_jax.config.training import MeshSection
-from coderllm_jax.errors import ConfigError, DeviceError
+from coderllm_jax.errors import ConfigError
 
 BATCH_AXES = ("data", "fsdp")
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -63,14 +63,9 @@ def make_mesh(section: MeshSection, *, devices: list[jax.Device] | None = None) 
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def check_batch_divides(batch_size: int, mesh: Mesh) -> None:
-    """Raises DeviceError where the batch's rows cannot be split evenly over data x fsdp."""
-    rows = mesh.shape["data"] * mesh.shape["fsdp"]
-    if batch_size % rows:
-        raise DeviceError(
-            f"a micro-batch of {batch_size} rows cannot be split over {rows} devices "
-            f"(data x fsdp); make batch_size / optimizer.accumulation_steps a multiple of {rows}"
-        )
+def row_multiple(mesh: Mesh, accumulation_steps: int = 1) -> int:
+    """What the rows of a step must be a multiple of, to be split evenly over data x fsdp."""
+    return mesh.shape["data"] * mesh.shape["fsdp"] * accumulation_steps
 
 
 def weight_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:

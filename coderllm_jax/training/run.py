@@ -23,7 +23,7 @@ from coderllm_jax.config.training import TrainingConfig
 from coderllm_jax.errors import DeviceError, RunError
 from coderllm_jax.model.load import LoadedModel, load_model
 from coderllm_jax.model.precision import resolve_precision
-from coderllm_jax.model.sharding import check_batch_divides, make_mesh, sharding_by_path
+from coderllm_jax.model.sharding import make_mesh, row_multiple, sharding_by_path
 from coderllm_jax.records import EvalItem
 from coderllm_jax.training.adapter import fetch, save_adapter
 from coderllm_jax.training.checkpoint import Checkpoints
@@ -173,7 +173,7 @@ def open_run(
 ) -> Run:
     """Loads the model, reads the data and builds the program; see `read_inputs` about `items`.
 
-    What is cheap comes first: the batch over the mesh, then the rows, then the model. Raises
+    What is cheap comes first: the mesh, then the rows, then the model. Raises
     RunError where the folder's run is not the one that `config` asks for, and DeviceError where
     JAX was started as several processes.
     """
@@ -183,7 +183,12 @@ def open_run(
             "devices: start this command once, without jax.distributed"
         )
     mesh = make_mesh(config.mesh)
-    check_batch_divides(config.batch_size // config.optimizer.accumulation_steps, mesh)
+    multiple = row_multiple(mesh, config.optimizer.accumulation_steps)
+    if missing := -config.batch_size % multiple:
+        note(
+            f"{missing} of {config.batch_size + missing} rows of every step stay empty on this "
+            f"mesh; make batch_size a multiple of {multiple} to use them"
+        )
     note("reading the rows")
     rows = read_rows(config)
     precision = resolve_precision(config.step.precision, mesh.devices.flat[0].platform)

@@ -31,9 +31,9 @@ from coderllm_jax.model.precision import resolve_precision
 from coderllm_jax.model.sharding import (
     BATCH_AXES,
     batch_sharding,
-    check_batch_divides,
     make_mesh,
     replicated,
+    row_multiple,
     tree_path,
     tree_shardings,
     weight_spec,
@@ -104,7 +104,6 @@ def build_program(
     """
     architecture, weights = model.architecture, model.weights
     mesh = make_mesh(config.mesh) if mesh is None else mesh
-    check_batch_divides(config.batch_size // config.optimizer.accumulation_steps, mesh)
     recipe = _recipe(config, architecture, platform=mesh.devices.flat[0].platform)
     schedule = make_schedule(
         config.optimizer, learning_rate=config.learning_rate, num_steps=num_steps
@@ -154,7 +153,11 @@ def build_program(
         init_state=init_state,
         train_step=under_mesh(train, kept),
         eval_step=under_mesh(evaluate, kept),
-        put_batch=functools.partial(_put_batch, mesh=mesh),
+        put_batch=functools.partial(
+            _put_batch,
+            mesh=mesh,
+            multiple=row_multiple(mesh, config.optimizer.accumulation_steps),
+        ),
         compiled_step_text=compiled_step_text,
         description=_describe(recipe, abstract, mesh),
     )
@@ -345,12 +348,19 @@ def _eval_step(
     return _sums(state.trainable, frozen, batch, None, recipe=recipe)
 
 
-def _put_batch(batch: PackedBatch, *, mesh: Mesh) -> PackedBatch:
-    """This host's rows as part of global arrays."""
+def _put_batch(batch: PackedBatch, *, mesh: Mesh, multiple: int) -> PackedBatch:
+    """This host's rows as part of global arrays, filled up with empty rows to a multiple.
+
+    A batch smaller than the mesh then works, if wastefully: an empty row counts for nothing.
+    """
     sharding = batch_sharding(mesh)
-    return PackedBatch(
-        *(jax.make_array_from_process_local_data(sharding, np.asarray(rows)) for rows in batch)
-    )
+
+    def place(rows: Any) -> jax.Array:
+        missing = -len(rows) % multiple
+        filled = np.pad(np.asarray(rows), ((0, missing), (0, 0)))
+        return jax.make_array_from_process_local_data(sharding, filled)
+
+    return PackedBatch(*map(place, batch))
 
 
 def _flops(recipe: _Recipe) -> tuple[float, float]:

@@ -24,19 +24,19 @@ STEPS = 20
 LENGTH = 23  # a prime: a collective that carries positions is known by its shape
 
 
-def batches():
+def batches(num_rows):
     """Packed rows whose supervised positions differ in number from device to device."""
     for step in range(STEPS):
         generator = np.random.default_rng(step)
-        lengths = generator.integers(3, 12, size=(8, 2))
+        lengths = generator.integers(3, 12, size=(num_rows, 2))
         rows = [random_sequences(pair, seed=step * 8 + i) for i, pair in enumerate(lengths)]
         yield pack(rows, length=LENGTH, supervised_from=2)
 
 
-def run(sizes, *, lora):
+def run(sizes, *, lora, num_rows=8):
     config = TrainingConfig.create_default()
     config.model_name = "tiny"
-    config.batch_size = 8
+    config.batch_size = num_rows
     config.data.sequence_length = LENGTH
     config.learning_rate = 1e-2 if lora else 1e-3
     config.lora.enabled = lora
@@ -47,13 +47,13 @@ def run(sizes, *, lora):
     model = load_model("tiny", dtype="float32", cache_dir=config.model.cache_dir)
     program = build_program(config, model, num_steps=STEPS, mesh=mesh)
     state = program.init_state()
-    hlo = program.compiled_step_text(state, program.put_batch(next(batches())))
+    hlo = program.compiled_step_text(state, program.put_batch(next(batches(num_rows))))
     placed = {
         jax.tree_util.keystr(path): [list(leaf.shape), list(leaf.sharding.shard_shape(leaf.shape))]
         for path, leaf in jax.tree_util.tree_leaves_with_path((program.frozen, state.trainable))
     }
     losses = []
-    for batch in batches():
+    for batch in batches(num_rows):
         state, metrics = program.train_step(state, program.put_batch(batch))
         losses.append(float(metrics.loss))
     return {"losses": losses, "placed": placed, "collectives": collectives(hlo)}
@@ -107,6 +107,8 @@ def _iota(text):
 
 if __name__ == "__main__":
     results = {name: run(sizes, lora=True) for name, sizes in MESHES.items()}
+    results["4 rows 8x1x1"] = run(MESHES["8x1x1"], lora=True, num_rows=4)
+    results["4 rows 1x1x1"] = run(MESHES["1x1x1"], lora=True, num_rows=4)
     results["full 1x1x1"] = run(MESHES["1x1x1"], lora=False)
     results["full 2x2x2"] = run(MESHES["2x2x2"], lora=False)
     print(json.dumps(results))

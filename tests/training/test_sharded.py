@@ -38,6 +38,12 @@ def test_losses_equal_one_devices(results, mesh):
     assert len(set(alone)) == len(alone) == 20
 
 
+def test_a_mesh_larger_than_the_batch_is_filled_up_with_empty_rows(results):
+    filled, alone = results["4 rows 8x1x1"]["losses"], results["4 rows 1x1x1"]["losses"]
+    np.testing.assert_allclose(filled, alone, atol=1e-4, rtol=0)
+    assert alone != results["1x1x1"]["losses"]
+
+
 @pytest.mark.parametrize(("mesh", "parts"), [("8x1x1", 1), ("2x4x1", 4), ("2x2x2", 4)])
 def test_no_large_variable_is_copied_by_accident(results, mesh, parts):
     """Every large variable is split over fsdp x tensor; over data it is a copy by design.

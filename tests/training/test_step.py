@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from coderllm_jax.config import TrainingConfig
-from coderllm_jax.errors import ConfigError, DeviceError
+from coderllm_jax.errors import ConfigError
 from coderllm_jax.model.load import load_model
 from coderllm_jax.training import step as step_module
 from coderllm_jax.training.step import build_program
@@ -135,13 +135,3 @@ def test_dropout_differs_from_step_to_step_and_repeats_with_the_seed(model):
 def test_a_mesh_that_does_not_fit_says_so(model):
     with pytest.raises(ConfigError, match=r"mesh 3x1x1 .* make the product 1"):
         build(model, **{"mesh.data": 3})
-
-
-def test_rows_that_do_not_divide_say_so():
-    from coderllm_jax.model.sharding import check_batch_divides
-
-    class Mesh:
-        shape = {"data": 4, "fsdp": 2, "tensor": 1}
-
-    with pytest.raises(DeviceError, match="multiple of 8"):
-        check_batch_divides(12, Mesh())
