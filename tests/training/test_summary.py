@@ -104,7 +104,7 @@ def test_a_run_before_its_first_step_has_a_summary_too() -> None:
     assert summary["best_step"] is None
 
 
-def test_the_best_is_finite_trained_and_the_first_of_equals() -> None:
+def test_the_best_is_finite_trained_and_the_last_of_equals() -> None:
     evaluations = [
         {"step": 0, "eval_loss": 1.0},
         {"step": 5, "eval_loss": math.nan},
@@ -113,7 +113,7 @@ def test_the_best_is_finite_trained_and_the_first_of_equals() -> None:
     ]
     best = RunRecord(evaluations=evaluations).best
     assert best is not None
-    assert best["step"] == 10
+    assert best["step"] == 15
 
 
 def test_the_record_survives_json_and_fields_it_does_not_know() -> None:
