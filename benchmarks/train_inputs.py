@@ -28,8 +28,9 @@ from coderllm_jax.data.tokenized import TokenizedExamples
 from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.records import PackedBatch
 
-PADDED_EXAMPLES = (4, 16)
-_NUM_BATCHES = {"packed": 2, "padded": 4}
+_PACKED_BATCHES = 2
+# Batches by examples a batch. Stock Keras compiles for each width, and 16 examples vary less.
+_PADDED_BATCHES = {4: 4, 16: 2}
 _CARD = "configs/data.py"
 
 # What transformers' Gemma 3 calls a block's weights.
@@ -215,13 +216,13 @@ def write_inputs(folder: Path, *, rows: str, model_name: str) -> dict[str, Any]:
     ).examples
     save_batches(
         folder / "packed.npz",
-        packed_batches(examples, num_batches=_NUM_BATCHES["packed"], **size),
+        packed_batches(examples, num_batches=_PACKED_BATCHES, **size),
     )
     save_batches(folder / "full.npz", [full_batch(examples, **size)])
-    for number in PADDED_EXAMPLES:
+    for batch_size, num_batches in _PADDED_BATCHES.items():
         save_batches(
-            folder / f"padded_{number}.npz",
-            padded_batches(examples, batch_size=number, num_batches=_NUM_BATCHES["padded"]),
+            folder / f"padded_{batch_size}.npz",
+            padded_batches(examples, batch_size=batch_size, num_batches=num_batches),
         )
     write_huggingface(folder / "huggingface", model.architecture, model.weights)
     return {

@@ -78,8 +78,9 @@ def test_what_was_not_measured_is_not_compared():
 
 
 def test_the_round_of_median_duration_counts():
-    runs = [measured(seconds=seconds) for seconds in (3.0, 1.0, 2.0)]
+    runs = [measured(seconds=seconds) for seconds in (9.0, 1.0, 2.0)]
     assert middle(runs) is runs[2]
+    assert middle(runs[:2]) is runs[1]
     assert middle(runs[:1]) is runs[0]
 
 
