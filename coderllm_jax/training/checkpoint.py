@@ -1,120 +1,164 @@
-"""Checkpoints: the state of a step and the run's record, side by side, by Orbax.
+"""Checkpoints: the state of a step and the run's record, written by Orbax, guarded by us.
 
-    checkpoints/20/state/    TrainState, as it was after step 20
-    checkpoints/20/record/   RunRecord: counters, evaluations, and the index of the next batch
-    checkpoints/20/metrics/  eval_loss, by which the best are kept
+    checkpoints/20/state/            TrainState, as it was after step 20
+    checkpoints/20/record/           RunRecord: counters, evaluations, index of the next batch
+    checkpoints/20/integrity.json    size and sha256 of each file; see training.integrity
+    checkpoints/set_aside/40-1/      a step that was found damaged; see training.step_folders
 
 The data pipeline's whole state is one number, the step: a packing plan is a function of the rows,
 the seed and the epoch. So nothing of Grain is saved, and a resume on another number of hosts reads
 on at the right place.
 
-Saving is asynchronous: `save` returns when the state has left the buffers that the next step will
-donate, and writing goes on beside training. Does not cover: bit rot, which Orbax does not notice,
-and signals.
+One save, in time; the loop is held for the first line only:
+
+    save()       the step before is finished? room? ── state leaves the buffers that get donated
+    Orbax        writes 40.orbax-checkpoint-tmp ── renames it to 40
+    ours         hashes ── integrity.json: from here on step 40 exists ── deletes what it replaces
+
+Orbax's CheckpointManager stays out of it: it deletes old steps before the new one has a manifest,
+one NaN among its metrics makes it delete the best, and it takes any folder with a number for a
+step. Its AsyncCheckpointer keeps what is hard: sharded arrays, the atomic commit, several hosts.
+
+Covers: kill -9 at any moment, damage to any file (as training.integrity says), a full disk and
+every other error of a save, NaN losses, and a restore on other devices. Does not cover: two runs
+in one folder, hosts that do not share it, and signals.
 """
 
 from __future__ import annotations
 
-import math
+import logging
 import types
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
 
 from coderllm_jax.errors import RunError
-from coderllm_jax.training.record import RunRecord
+from coderllm_jax.training.agreement import each_says, first_decides
+from coderllm_jax.training.integrity import read_manifest, write_manifest
+from coderllm_jax.training.record import RunRecord, is_finite
+from coderllm_jax.training.step_folders import SetAside, StepFolders, free_bytes
 
 S = TypeVar("S")
 
+# Left free beside a step: the record, Orbax's own files, and the logs that share the disk.
+_MARGIN_BYTES = 16 * 2**20
+
+
+class FailedSave(NamedTuple):
+    """A step that was not saved, and why."""
+
+    step: int
+    reason: str
+
 
 class Checkpoints:
-    """A folder of checkpoints, written and read by one process."""
+    """A folder of checkpoints that one run writes and reads.
 
-    def __init__(self, folder: Path, *, keep_latest: int = 2, keep_best: int = 1) -> None:
-        keep = policies.AnyPreservationPolicy(
-            [
-                policies.LatestN(keep_latest),
-                policies.BestN(get_metric_fn=_eval_loss, reverse=True, n=keep_best),
-            ]
+    With several processes each calls the same methods in the same order. Process 0 looks at the
+    folder, decides and changes it; the others are told. `note` is told everything a person should
+    know; `set_aside` and `failures` are process 0's, for the run's summary.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep_latest: int = 2,
+        keep_best: int = 1,
+        note: Callable[[str], None] = logging.warning,
+    ) -> None:
+        self.failures: list[FailedSave] = []
+        self._keep = {"keep_latest": keep_latest, "keep_best": keep_best}
+        self._note = note
+        self._folders = StepFolders(folder.absolute(), note=note)
+        self._saving: tuple[int, Future[None]] | None = None
+        self._unsaved: FailedSave | None = None
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._checkpointer = ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler(
+                state=ocp.StandardCheckpointHandler(), record=ocp.JsonCheckpointHandler()
+            )
         )
-        # best_fn as well as the policy: without it Orbax ranks by metrics that it never writes
-        # down, and after a restart every older checkpoint would count as one without metrics.
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=keep,
-            best_fn=_eval_loss,
-            best_mode="min",
-            cleanup_tmp_directories=True,
-            enable_async_checkpointing=True,
-        )
-        self._manager = ocp.CheckpointManager(
-            folder.absolute(),
-            options=options,
-            # Named here, or a manager that has not saved yet cannot read what a checkpoint holds.
-            item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "record": ocp.JsonCheckpointHandler(),
-            },
-        )
+        first_decides(self._open)
+
+    @property
+    def set_aside(self) -> list[SetAside]:
+        """The steps that were found unusable since this object was made."""
+        return self._folders.set_aside
 
     def steps(self) -> list[int]:
-        """The steps that can be restored, oldest first."""
-        return sorted(self._manager.all_steps())
+        """The finished steps, oldest first; damage in their files is found when they are read."""
+        self._join()
+        return first_decides(lambda: sorted(self._folders.finished()))
 
-    def save(self, state: Any, record: RunRecord) -> None:
+    def save(self, state: Any, record: RunRecord) -> bool:
         """Saves in the background; the state may be donated as soon as this returns.
 
-        A step that is there already stays as it is.
+        A step that is there already stays as it is. False where the save was given up at once;
+        one that fails later is told by the next call. Neither costs an earlier step.
         """
-        evaluated = [row["eval_loss"] for row in record.evaluations if row["step"] == record.step]
-        loss = evaluated[-1] if evaluated else math.inf
-        self._manager.save(
-            record.step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                record=ocp.args.JsonSave(record.to_json()),
-            ),
-            # One NaN among the metrics makes Orbax's ranking delete the true best.
-            metrics={"eval_loss": math.inf if math.isnan(loss) else loss},
-        )
+        self._join()
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        is_there, refusal = first_decides(lambda: self._prepare(record.step, needed))
+        if is_there:
+            return True
+        if refusal:
+            return self._give_up(record.step, refusal)
+        try:
+            self._checkpointer.save(
+                self._folders.of(record.step),
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    record=ocp.args.JsonSave(record.to_json()),
+                ),
+            )
+        except (OSError, ValueError) as error:
+            return self._give_up(record.step, error)
+        finish = self._background.submit(self._finish, record.step, _eval_loss(record))
+        self._saving = (record.step, finish)
+        return True
 
     def restore_latest(self, like: S) -> tuple[S, RunRecord] | None:
-        """The newest checkpoint, laid out on devices as `like` is; None if there is none."""
-        steps = self.steps()
-        return self.restore(steps[-1], like) if steps else None
+        """The newest whole checkpoint; None, and a note, if there is none.
+
+        `like` gives shapes, dtypes and placement: arrays, or jax.ShapeDtypeStructs with shardings.
+        What is damaged or unfinished is set aside. RunError where the step holds another state.
+        """
+        self._join()
+        return self._restore_first(self._folders.newest_first, like)
+
+    def restore_best(self, like: S) -> tuple[S, RunRecord] | None:
+        """The whole checkpoint with the lowest finite evaluation loss, else as restore_latest."""
+        self._join()
+        return self._restore_first(self._folders.best_first, like)
 
     def restore(self, step: int, like: S) -> tuple[S, RunRecord]:
-        """The checkpoint of `step`; RunError where it does not hold a state such as `like`."""
-        place = self._manager.directory / str(step)
-        difference = _first_difference(self._manager.item_metadata(step).state, like)
-        if difference:
-            raise RunError(
-                f"{place}: {difference}; expected the state that this configuration trains; "
-                "restore the configuration or name another workdir"
-            )
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        items = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract), record=ocp.args.JsonRestore()
-            ),
+        """The checkpoint of `step`; RunError where it is not there, or not whole."""
+        self._join()
+        restored = self._restore_first(
+            lambda: [each for each in self._folders.newest_first() if each == step], like
         )
-        return items.state, RunRecord.from_json(items.record)
-
-    def read_record(self, step: int) -> RunRecord:
-        """The record of `step` without its arrays."""
-        items = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))
-        return RunRecord.from_json(items.record)
+        if restored is None:
+            raise RunError(
+                f"{self._folders.of(step)} is not there or was damaged; "
+                f"these steps can be restored: {self.steps() or 'none'}"
+            )
+        return restored
 
     def wait(self) -> None:
-        """Blocks until everything saved is on disk; raises what a background save raised."""
-        self._manager.wait_until_finished()
+        """Blocks until everything saved is on disk; RunError where the last save failed."""
+        self._join()
+        first_decides(self._check_saved)
 
     def close(self) -> None:
-        """Waits, then lets go of the folder."""
-        self._manager.close()
+        """Waits, then lets go of the folder. A failed save is told, not raised."""
+        self._join()
+        self._background.shutdown()
+        self._checkpointer.close()
 
     def __enter__(self) -> Self:
         return self
@@ -127,9 +171,176 @@ class Checkpoints:
     ) -> None:
         self.close()
 
+    # ------------------------------------------------------------------------------- saving
 
-def _eval_loss(metrics: Any) -> float:
-    return metrics["eval_loss"]
+    def _open(self) -> None:
+        try:
+            self._folders.path.mkdir(parents=True, exist_ok=True)
+            self._folders.sweep()
+        except OSError as error:
+            raise RunError(
+                f"{self._folders.path} cannot be used ({error.strerror}); name another workdir"
+            ) from None
+
+    def _prepare(self, step: int, state_bytes: int) -> tuple[bool, str]:
+        """Whether the step is there already, and what forbids that it is saved now."""
+        needed = state_bytes + _MARGIN_BYTES
+        try:
+            self._folders.sweep()
+            if step in self._folders.finished():
+                return True, ""
+            if self._folders.of(step).exists():
+                self._folders.move_aside(step, "it was never finished")
+            free = free_bytes(self._folders.path)
+        except (OSError, RunError) as error:
+            return False, str(error)
+        if free < needed:
+            return False, f"{free / 1e6:.0f} MB free on the disk, {needed / 1e6:.0f} MB needed"
+        return False, ""
+
+    def _finish(self, step: int, eval_loss: float | None) -> None:
+        """Runs in the background: what turns Orbax's folder into a step."""
+        self._checkpointer.wait_until_finished()
+        if jax.process_index():
+            return
+        write_manifest(self._folders.of(step), step=step, eval_loss=eval_loss)
+        try:
+            self._folders.prune(**self._keep)
+        except OSError as error:  # the new step is safe: the next one tries again
+            self._note(f"old checkpoints cannot be deleted: {error}")
+
+    def _join(self) -> None:
+        """Waits for the save in the background, if there is one."""
+        if self._saving is None:
+            return
+        step, finish = self._saving
+        self._saving = None
+        # Whatever it is: Orbax hands on the errors of a dozen libraries.
+        error = finish.exception()
+        if error is None:
+            self._unsaved = None
+        else:
+            self._give_up(step, error)
+
+    def _give_up(self, step: int, reason: object) -> bool:
+        """Removes what there is of a failed save, and says so. Returns False, as `save` does."""
+        self._unsaved = FailedSave(step, _one_line(reason))
+        self.failures.append(self._unsaved)
+        if jax.process_index():
+            return False
+        try:
+            self._folders.sweep()
+            if self._folders.of(step).exists() and step not in self._folders.finished():
+                self._folders.delete(step)
+        except OSError as error:
+            self._note(f"what there is of step {step} cannot be removed: {error}")
+        self._note(
+            f"CHECKPOINT NOT SAVED: step {step} ({self._unsaved.reason}); training goes on; "
+            f"if it ends now, {self._goes_on()}"
+        )
+        return False
+
+    def _check_saved(self) -> None:
+        if self._unsaved:
+            step, reason = self._unsaved
+            raise RunError(
+                f"{self._folders.path}: step {step} could not be saved ({reason}); mend that "
+                f"(make room, give access), then run the same command again: {self._goes_on()}"
+            )
+
+    def _goes_on(self) -> str:
+        newest = next(iter(self._folders.finished()), None)
+        return "it starts anew" if newest is None else f"it goes on from step {newest}"
+
+    # ---------------------------------------------------------------------------- restoring
+
+    def _restore_first(
+        self, candidates: Callable[[], list[int]], like: S
+    ) -> tuple[S, RunRecord] | None:
+        """The first candidate that is whole, and that Orbax reads."""
+        before = len(self.set_aside)
+        unreadable: dict[int, str] = {}
+        while found := first_decides(lambda: self._next_whole(candidates, unreadable)):
+            step, sha256 = found
+            self._check_shared(step, sha256)
+            try:
+                restored = self._read(step, like)
+            except (RunError, jax.errors.JaxRuntimeError):
+                raise  # another configuration, or no memory: not the step's fault
+            except (
+                OSError,
+                ValueError,
+                KeyError,
+                TypeError,
+                AttributeError,
+                RuntimeError,
+            ) as error:
+                unreadable[step] = _one_line(error)
+                continue
+            first_decides(lambda: self._move_all_aside(unreadable))
+            return restored
+        if unreadable:
+            # Byte for byte what was written, and no other step can be read either: it is not they.
+            step, reason = next(iter(unreadable.items()))
+            raise RunError(
+                f"{self._folders.of(step)} is undamaged but cannot be restored ({reason}); "
+                "use the versions that manifest.json names, or name another workdir"
+            )
+        if len(self.set_aside) > before:
+            self._note("NO CHECKPOINT IS LEFT that can be restored")
+        return None
+
+    def _next_whole(
+        self, candidates: Callable[[], list[int]], unreadable: dict[int, str]
+    ) -> tuple[int, str] | None:
+        step = self._folders.first_whole([each for each in candidates() if each not in unreadable])
+        return None if step is None else (step, read_manifest(self._folders.of(step)).sha256)
+
+    def _move_all_aside(self, unreadable: dict[int, str]) -> None:
+        for step, reason in unreadable.items():
+            self._folders.move_aside(step, f"Orbax cannot read it: {reason}")
+
+    def _check_shared(self, step: int, sha256: str) -> None:
+        """Every process must see the step that process 0 has verified."""
+        try:
+            sees_it = read_manifest(self._folders.of(step)).sha256 == sha256
+        except ValueError:
+            sees_it = False
+        if not all(seen := each_says(sees_it)):
+            raise RunError(
+                f"{self._folders.of(step)} is not seen by process {seen.index(False)}; "
+                "all hosts must share the workdir: put it on a file system that they share"
+            )
+
+    def _read(self, step: int, like: S) -> tuple[S, RunRecord]:
+        place = self._folders.of(step)
+        stored: Any = self._checkpointer.metadata(place).item_metadata
+        if difference := _first_difference(stored.state, like):
+            raise RunError(
+                f"{place}: {difference}; expected the state that this configuration trains; "
+                "restore the configuration or name another workdir"
+            )
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        items = self._checkpointer.restore(
+            place,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(abstract), record=ocp.args.JsonRestore()
+            ),
+        )
+        return items.state, RunRecord.from_json(items.record)
+
+
+def _eval_loss(record: RunRecord) -> float | None:
+    """The finite evaluation loss of the record's step; None where there is none."""
+    rows = [row["eval_loss"] for row in record.evaluations if row["step"] == record.step]
+    return rows[-1] if rows and is_finite(rows[-1]) else None
+
+
+def _one_line(reason: object) -> str:
+    """The first line that says something, without the pages that Orbax and TensorStore add."""
+    lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
+    text = lines[0][:300] if lines else ""
+    return text or type(reason).__name__
 
 
 def _first_difference(stored: Any, like: Any) -> str:
