@@ -29,7 +29,7 @@ class Packaged(NamedTuple):
 
 def check_packaged_model(model_name: str = DEFAULT_MODEL) -> Packaged:
     """Whether the package with the default model is here and every byte of it right (0.3 s)."""
-    needed_for = TRAINING if model_name == DEFAULT_MODEL else "the default model"
+    needed_for = TRAINING if model_name == DEFAULT_MODEL else ""
 
     def lacking(found: str, remedy: str) -> Packaged:
         return Packaged(Check(GROUP, "default model", "missing", found, remedy, needed_for))
