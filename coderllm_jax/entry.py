@@ -3,45 +3,59 @@
     python -m coderllm_jax.train --config=configs/lora.py --config.lora.rank=16
       └─ run(main, TrainingConfig, "configs/lora.py")
            ├─ --help            prints every option, exit 0; nothing heavy was imported
-           ├─ resolve_config    card, then command line → frozen TrainingConfig
+           ├─ resolve_config    defaults, card, environment, overlays, variables, command line
+           │                    → frozen TrainingConfig
            └─ main(config)      returns None or an exit code
                 UserError          → "error: ..." on stderr, exit 1, no traceback
                 OSError of a path  → the same: "error: PATH: Permission denied"
+                ResumableError     → "interrupted: ..." on stderr, exit 42: run it again
                 KeyboardInterrupt  → exit 130
 
 A card is a Python file with `get_config()` that returns an edited `create_default()`. Cards are
 programs: running one is running its author's code. Sources of values lie one over the other in
-`resolve_config` and nowhere else. Values are parsed by ml_collections' config_flags; which names
-exist is decided here first, from the declared options, so that a slip ends in one line that
-names its remedy.
+`resolve_config` and nowhere else; what each source may say is in `config.layers`.
 """
 
 from __future__ import annotations
 
-import difflib
 import errno
 import importlib.util
+import itertools
 import os
 import re
 import sys
 import traceback
-import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import ml_collections
 from absl import flags, logging
-from ml_collections import config_flags
 
-from coderllm_jax.config.schema import Config, OptionInfo, describe
-from coderllm_jax.errors import ConfigError, UserError
+from coderllm_jax.config.command_line import parse_command_line
+from coderllm_jax.config.layers import (
+    ENVIRONMENT_VARIABLE,
+    ENVIRONMENTS,
+    Setting,
+    card_settings,
+    environment_settings,
+    find_environments,
+    join,
+    options_by_path,
+    overlay_settings,
+    shown,
+    variable_name,
+    variable_settings,
+)
+from coderllm_jax.config.schema import Config, describe
+from coderllm_jax.errors import ConfigError, ResumableError, UserError
 
 C = TypeVar("C", bound=Config)
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
+# What schedulers take for "start it again".
+RESUMABLE = 42
 _HELP = frozenset({"-h", "-help", "--help", "-helpshort", "--helpshort", "-helpfull", "--helpfull"})
-_OVERRIDE = re.compile(r"--?(?P<no>no)?config\.(?P<path>[^=]*)(?P<value>=.*)?", re.DOTALL)
 
 
 def run(
@@ -75,6 +89,9 @@ def run(
             raise
         print(f"error: {_one_line(reason)}", file=sys.stderr)
         code = 1
+    except ResumableError as error:
+        print(f"interrupted: {_one_line(error)}", file=sys.stderr)
+        code = RESUMABLE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
@@ -103,34 +120,87 @@ def _restart_with_huge_pages() -> None:
 
 
 def help_text(config_class: type[Config], default_card: str) -> str:
-    """What --help prints: purpose, usage, then every option with its default and range."""
+    """What --help prints: purpose, usage, layers, then every option with its default and range."""
     entry = _entry_name()
+    paths = [info.path for info in config_class.options()]
+    nested = next((path for path in paths if "." in path), paths[0])
+    environments = ", ".join(sorted(find_environments(_roots()))) or "none found"
     return (
         f"{config_class.title}\n\n"
-        f"usage: python -m {entry} [--config=CARD.py] [--config.KEY=VALUE ...]\n\n"
+        f"usage: python -m {entry} [--config=CARD.py] [--environment=NAME] [--overlay=FILE ...]\n"
+        "           [--config.KEY=VALUE ...]\n\n"
+        "Later ones win: defaults, card, environment, overlays, variables, command line.\n\n"
         f"  --config={default_card}\n"
         "      A Python file whose get_config() returns the options below, edited.\n"
+        "  --environment=NAME\n"
+        f"      {ENVIRONMENTS}/NAME.yaml: {environments}. Also chosen by {ENVIRONMENT_VARIABLE}.\n"
+        "  --overlay=FILE\n"
+        "      Options in JSON or YAML, or a run's config.json. May be repeated; later ones win.\n"
+        f"  {variable_name(paths[0])}=VALUE, {variable_name(nested)}=VALUE\n"
+        "      A variable for every option below; two underscores where its name has a dot.\n"
         f"{describe(config_class)}\n\n"
         "Lists are written a,b,c. Switches are also written --config.KEY and --noconfig.KEY."
     )
 
 
-def resolve_config(argv: Sequence[str], config_class: type[C], default_card: str) -> C:
-    """The frozen, validated configuration: the card's values, then the command line's over them.
+def resolve_config(
+    argv: Sequence[str],
+    config_class: type[C],
+    default_card: str,
+    *,
+    environ: Mapping[str, str] | None = None,
+) -> C:
+    """The frozen, validated configuration, which says where each of its values came from.
 
-    `argv[0]` is the program. Raises ConfigError for an unknown option, a value of the wrong type
-    or out of range, and a card that is missing or broken.
+    `argv[0]` is the program; `environ` is the process's unless given. Raises ConfigError for a
+    name that is unknown, a value of the wrong type or out of range, options that contradict each
+    other, and a card, environment or overlay that is missing or broken.
     """
-    card, overrides = _split_card(argv[1:])
-    card = card or str(find_card(default_card) or "")
-    values = load_card(card) if card else config_class.create_default()
+    environ = os.environ if environ is None else environ
+    asked = parse_command_line(argv[1:], options_by_path(config_class))
+    config = join(
+        config_class,
+        itertools.chain(
+            _from_card(asked.card or str(find_card(default_card) or ""), config_class),
+            _from_environment(asked.environment, environ, config_class),
+            *(overlay_settings(file, config_class, roots=_roots()) for file in asked.overlays),
+            variable_settings(environ, config_class),
+            asked.settings,
+        ),
+    )
+    _set_absl_flags(asked.others)
+    return config
+
+
+def _from_card(card: str, config_class: type[Config]) -> Iterator[Setting]:
+    if not card:
+        return iter(())
+    name, _, argument = card.partition(":")
+    place = shown(Path(name), _roots())
+    origin = f"{place}:{argument}" if argument else place
+    return card_settings(load_card(card), config_class, origin=origin, place=place)
+
+
+def _from_environment(
+    name: str, environ: Mapping[str, str], config_class: type[Config]
+) -> Iterator[Setting]:
+    named_by = "--environment" if name else ENVIRONMENT_VARIABLE
+    name = name or environ.get(ENVIRONMENT_VARIABLE, "")
+    if not name:
+        return iter(())
+    return environment_settings(name, config_class, roots=_roots(), named_by=named_by)
+
+
+def _roots() -> tuple[Path, ...]:
+    """Where cards and environments lie: the working directory, then beside the package."""
+    return Path(), _CHECKOUT
+
+
+def _set_absl_flags(words: Sequence[str]) -> None:
     try:
-        config_class.from_config_dict(values)  # a foreign or stale card is told apart from a flag
-    except ConfigError as error:
-        raise ConfigError(f"{card}: {error}") from error
-    options = {info.path: info for info in config_class.options()}
-    _override(values, _canonical_arguments(overrides, options), options)
-    return config_class.from_config_dict(values)
+        flags.FLAGS(["", *words])  # absl's own, such as --verbosity
+    except flags.Error as error:
+        raise ConfigError(_one_line(error)) from error
 
 
 def find_card(name: str) -> Path | None:
@@ -176,108 +246,6 @@ def load_card(card: str, *, option: str = "--config") -> ml_collections.ConfigDi
             "expected the ConfigDict that create_default() gives"
         )
     return values
-
-
-def _split_card(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """The value of --config, which must be known before any override is, and all other words."""
-    card, others = "", []
-    words = iter(arguments)
-    for word in words:
-        if re.fullmatch(r"--?config", word):
-            card = next(words, "")
-            if not card:
-                raise ConfigError("--config has no value; name a card, as in --config=card.py")
-        elif match := re.fullmatch(r"--?config=(.*)", word):
-            card = match[1]
-            if not card:
-                raise ConfigError("--config is empty; name a card or leave it out")
-        else:
-            others.append(word)
-    return card, others
-
-
-def _canonical_arguments(arguments: Sequence[str], options: Mapping[str, OptionInfo]) -> list[str]:
-    """Arguments that absl understands, every name checked; `a,b` becomes a tuple literal."""
-    canonical: list[str] = []
-    words = iter(arguments)
-    for word in words:
-        if word == "--":
-            continue
-        if not word.startswith("-") or word == "-":
-            raise ConfigError(
-                f"unexpected argument {word!r}; options are written --config.key=value"
-            )
-        match = _OVERRIDE.fullmatch(word)
-        if match is None:
-            name = word.lstrip("-").partition("=")[0]
-            if name in flags.FLAGS or name.removeprefix("no") in flags.FLAGS:
-                canonical.append(word)
-                continue
-            raise ConfigError(f"unknown option '--{name}'{_hint(name, options)}")
-        path, value = match["path"], match["value"]
-        if path not in options:
-            raise ConfigError(f"unknown option '--config.{path}'{_hint(path, options)}")
-        if value is None and options[path].type is not bool:
-            following = next(words, None)
-            if following is None:
-                raise ConfigError(f"--config.{path} has no value; write --config.{path}=VALUE")
-            value = f"={following}"
-        canonical.append(_canonical_override(match["no"] or "", options[path], value))
-    return canonical
-
-
-def _canonical_override(negation: str, option: OptionInfo, value: str | None) -> str:
-    name = f"--{negation}config.{option.path}"
-    if value is None or typing.get_origin(option.type) is not tuple:
-        return name + (value or "")
-    text = value[1:].strip()
-    (element, _) = typing.get_args(option.type)
-    if text[:1] not in ("(", "[") and element is str:
-        text = repr(tuple(item.strip() for item in text.split(",") if item.strip()))
-    return f"{name}={text or '()'}"
-
-
-def _hint(name: str, options: Mapping[str, OptionInfo]) -> str:
-    """The remedy for a name that does not exist."""
-    inside = [path for path in options if path.startswith(f"{name}.")]
-    if inside:
-        return f", which is a section; set one of its keys, such as '--config.{inside[0]}'"
-    near = difflib.get_close_matches(name, options, n=1, cutoff=0.7)
-    # A key named without its section, or with the wrong one, is nearer than any other spelling.
-    leaf = name.rpartition(".")[2]
-    leaves = {path.rpartition(".")[2]: path for path in options}
-    near = near or [leaves[key] for key in difflib.get_close_matches(leaf, leaves, n=1)]
-    return f"; did you mean '--config.{near[0]}'?" if near else "; --help lists every option"
-
-
-def _override(
-    values: ml_collections.ConfigDict, arguments: list[str], options: Mapping[str, OptionInfo]
-) -> None:
-    """Lays checked command-line arguments over the card's values, in place."""
-    flag_values = flags.FlagValues()
-    try:
-        config_flags.DEFINE_config_dict(
-            "config", values, flag_values=flag_values, sys_argv=["", *arguments]
-        )
-        rest = flag_values(["", *arguments], known_only=True)
-        flags.FLAGS(rest)  # absl's own, such as --verbosity
-    except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(_flag_message(error, options)) from error
-
-
-def _flag_message(error: Exception, options: Mapping[str, OptionInfo]) -> str:
-    match = re.match(r"flag --([\w.]+)=(.*?): (.*)", _one_line(error))
-    if match is None:
-        return _one_line(error)
-    option = options.get(match[1].removeprefix("config."))
-    remedy = f"; expected {_type_name(option)}" if option else f": {match[3]}"
-    return f"--{match[1]} is {match[2]!r}{remedy}"
-
-
-def _type_name(option: OptionInfo) -> str:
-    if typing.get_origin(option.type) is tuple:
-        return f"a list of {typing.get_args(option.type)[0].__name__}, written a,b,c"
-    return "True or False" if option.type is bool else option.type.__name__
 
 
 def _card_message(error: Exception) -> str:

@@ -1,12 +1,14 @@
-"""Every error a user can cause, in one tree.
+"""Every error that ends a command with one line, in one tree.
 
-    ValueError
-    └── UserError            one clear line and exit code 1, never a traceback
-        ├── ConfigError      a field, a flag or a card is wrong
-        ├── DataError        a row, a file or a folder is wrong
-        ├── ModelError       a model is unknown, gated, damaged or does not fit its name
-        ├── RunError         a run's folder is foreign, finished differently, or does not match
-        └── DeviceError      an accelerator, memory or disk that was asked for is absent
+    Exception
+    ├── ValueError
+    │   └── UserError            one clear line and exit code 1, never a traceback
+    │       ├── ConfigError      a field, a flag or a card is wrong
+    │       ├── DataError        a row, a file or a folder is wrong
+    │       ├── ModelError       a model is unknown, gated, damaged or does not fit its name
+    │       ├── RunError         a run's folder is foreign, finished differently, or no match
+    │       └── DeviceError      an accelerator, memory or disk that was asked for is absent
+    └── ResumableError           one line and exit code 42: the same command goes on
 
 A message says what was found, what was expected, and what to change, in that order.
 `assert` is for our own invariants; it is never how a user learns of a mistake.
@@ -35,3 +37,7 @@ class RunError(UserError):
 
 class DeviceError(UserError):
     """A device, memory or disk that was asked for is not there."""
+
+
+class ResumableError(Exception):
+    """The run stopped for a reason that a retry may not meet; the same command goes on; exit 42."""

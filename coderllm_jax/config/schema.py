@@ -7,13 +7,16 @@ A configuration is a tree of frozen dataclasses whose leaves are declared with `
         rank: int = option(8, "Width of the adapter's bottleneck.", low=1, high=1024)
 
 `Config.create_default()` gives the mutable, key-locked ConfigDict that cards and users edit;
-`Config.from_config_dict()` gives back the frozen, validated dataclass that code reads.
+`Config.from_config_dict()` gives back the frozen, validated dataclass that code reads. An option
+is named by its path, and a configuration knows where each of its values came from:
+
+    config.origins    {"seed": "default", "lora.rank": "CODERLLM_LORA__RANK", ...}
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import functools
 import math
 import typing
 from collections.abc import Iterator, Mapping
@@ -21,6 +24,7 @@ from typing import Any, ClassVar, Self
 
 import ml_collections
 
+from coderllm_jax.config.hints import did_you_mean
 from coderllm_jax.errors import ConfigError
 
 Scalar = bool | int | float | str
@@ -81,9 +85,43 @@ class Config(Section):
         """Freezes and validates; raises ConfigError naming the field, its value and the remedy."""
         if isinstance(values, cls):
             return values
-        config = _build(cls, values, prefix="")
+        return cls.from_flat(cls.flatten(values))
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any]) -> Self:
+        """The same from checked values by option path; what is left out has its default.
+
+        Raises ConfigError where options contradict each other.
+        """
+        config = _assemble(cls, values, prefix="")
         _check_tree(config)
         return config
+
+    @classmethod
+    def flatten(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Nested values by option path, each checked by itself: its name, type and range."""
+        return dict(_flatten(cls, values, prefix=""))
+
+    @functools.cached_property
+    def origins(self) -> Mapping[str, str]:
+        """Option path → where its value came from; never part of what is compared or written.
+
+        Without `with_origins`, whatever differs from the default was set by a program.
+        """
+        return {
+            info.path: "default" if self.get(info.path) == info.default else "program"
+            for info in self.options()
+        }
+
+    def with_origins(self, origins: Mapping[str, str]) -> Self:
+        """The same configuration, which says of its values that they came from there."""
+        copy = dataclasses.replace(self)
+        copy.__dict__["origins"] = dict(origins)  # where cached_property keeps what it computed
+        return copy
+
+    def get(self, path: str) -> Any:
+        """The value of the option at `path`, such as "lora.rank"."""
+        return functools.reduce(getattr, path.split("."), self)
 
     @classmethod
     def options(cls) -> Iterator[OptionInfo]:
@@ -141,15 +179,13 @@ def _plain(node: Section) -> dict[str, Any]:
     return plain
 
 
-def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+def _flatten(cls: type, values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for key in values:
         if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"; did you mean '{prefix}{near[0]}'?" if near else ""
+            hint = did_you_mean(str(key), fields, spell=lambda name: f"{prefix}{name}", default="")
             raise ConfigError(f"unknown configuration key '{prefix}{key}'{hint}")
-    built = {}
     for name, field in fields.items():
         if name not in values:
             continue
@@ -157,46 +193,64 @@ def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
         if dataclasses.is_dataclass(kind):
             if not isinstance(value, Mapping | ml_collections.ConfigDict):
                 raise ConfigError(f"{path} is {value!r}; expected a section with its own keys")
-            built[name] = _build(typing.cast(type, kind), value, f"{path}.")
+            yield from _flatten(typing.cast(type, kind), value, f"{path}.")
         else:
-            built[name] = _coerce(value, kind, path)
-            _check_range(built[name], path, **field.metadata)
+            info = OptionInfo(path, kind, field.default, **field.metadata)
+            yield path, check_value(info, value)
+
+
+def _assemble(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    built = {}
+    for field in dataclasses.fields(cls):
+        path, kind = f"{prefix}{field.name}", hints[field.name]
+        if dataclasses.is_dataclass(kind):
+            built[field.name] = _assemble(typing.cast(type, kind), values, f"{path}.")
+        elif path in values:
+            built[field.name] = values[path]
     return cls(**built)
 
 
-def _coerce(value: Any, kind: Any, path: str) -> Any:
+def check_value(info: OptionInfo, value: Any, *, name: str = "") -> Any:
+    """The value as the option's declared type, in its range; raises ConfigError where it is not.
+
+    `name` is what the error calls the option: its path, or whatever the user wrote.
+    """
+    checked = _coerce(value, info.type, name or info.path)
+    _check_range(checked, info, name or info.path)
+    return checked
+
+
+def _coerce(value: Any, kind: Any, name: str) -> Any:
     """The value as its declared type; widens int to float and list to tuple, and nothing else."""
     if typing.get_origin(kind) is tuple:
         (element, _) = typing.get_args(kind)
         if isinstance(value, str) or not isinstance(value, list | tuple):
-            raise ConfigError(f"{path} is {value!r}; expected a list of {element.__name__}")
-        return tuple(_coerce(item, element, f"{path}[{i}]") for i, item in enumerate(value))
+            raise ConfigError(f"{name} is {value!r}; expected a list of {element.__name__}")
+        return tuple(_coerce(item, element, f"{name}[{i}]") for i, item in enumerate(value))
     if kind is float and type(value) in (int, float):
         try:
             value = float(value)
         except OverflowError:
             value = math.inf
         if not math.isfinite(value):
-            raise ConfigError(f"{path} is {value!r}; expected a finite number")
+            raise ConfigError(f"{name} is {value!r}; expected a finite number")
     if type(value) is not kind:
-        raise ConfigError(f"{path} is {value!r} ({type(value).__name__}); expected {kind.__name__}")
+        raise ConfigError(f"{name} is {value!r} ({type(value).__name__}); expected {kind.__name__}")
     return value
 
 
-def _check_range(value: Any, path: str, *, help: str, low: Any, high: Any, choices: Any) -> None:
-    del help
-    if choices is not None:
+def _check_range(value: Any, info: OptionInfo, name: str) -> None:
+    if info.choices is not None:
         for item in value if isinstance(value, tuple) else (value,):
-            if item not in choices:
-                near = difflib.get_close_matches(str(item), map(str, choices), n=1)
-                hint = f"; did you mean '{near[0]}'?" if near else ""
-                raise ConfigError(
-                    f"{path} is {item!r}; expected one of {', '.join(map(str, choices))}{hint}"
-                )
-    if low is not None and not value >= low:
-        raise ConfigError(f"{path} is {value!r}; expected at least {low}")
-    if high is not None and not value <= high:
-        raise ConfigError(f"{path} is {value!r}; expected at most {high}")
+            if item not in info.choices:
+                choices = list(map(str, info.choices))
+                hint = did_you_mean(str(item), choices, default="")
+                raise ConfigError(f"{name} is {item!r}; expected one of {', '.join(choices)}{hint}")
+    if info.low is not None and not value >= info.low:
+        raise ConfigError(f"{name} is {value!r}; expected at least {info.low}")
+    if info.high is not None and not value <= info.high:
+        raise ConfigError(f"{name} is {value!r}; expected at most {info.high}")
 
 
 def _check_tree(node: Section) -> None:
