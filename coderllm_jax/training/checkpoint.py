@@ -186,7 +186,7 @@ class Checkpoints:
         """Whether the step is there already, and what forbids that it is saved now."""
         needed = state_bytes + _MARGIN_BYTES
         try:
-            self._folders.sweep()
+            self._open()
             if step in self._folders.finished():
                 return True, ""
             if self._folders.of(step).exists():
@@ -206,7 +206,7 @@ class Checkpoints:
         write_manifest(self._folders.of(step), step=step, eval_loss=eval_loss)
         try:
             self._folders.prune(**self._keep)
-        except OSError as error:  # the new step is safe: the next one tries again
+        except (OSError, RunError) as error:  # the new step is safe: the next one tries again
             self._note(f"old checkpoints cannot be deleted: {error}")
 
     def _join(self) -> None:
@@ -232,7 +232,7 @@ class Checkpoints:
             self._folders.sweep()
             if self._folders.of(step).exists() and step not in self._folders.finished():
                 self._folders.delete(step)
-        except OSError as error:
+        except (OSError, RunError) as error:
             self._note(f"what there is of step {step} cannot be removed: {error}")
         self._note(
             f"CHECKPOINT NOT SAVED: step {step} ({self._unsaved.reason}); training goes on; "
@@ -249,7 +249,10 @@ class Checkpoints:
             )
 
     def _goes_on(self) -> str:
-        newest = next(iter(self._folders.finished()), None)
+        try:
+            newest = next(iter(self._folders.finished()), None)
+        except RunError:
+            return "nobody can tell from where it goes on"
         return "it starts anew" if newest is None else f"it goes on from step {newest}"
 
     # ---------------------------------------------------------------------------- restoring

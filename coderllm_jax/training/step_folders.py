@@ -50,7 +50,13 @@ class StepFolders:
 
     def newest_first(self) -> list[int]:
         """Every step that there is a folder of, finished or not."""
-        steps = [int(each.name) for each in self.path.iterdir() if each.name.isdecimal()]
+        try:
+            steps = [int(each.name) for each in self.path.iterdir() if each.name.isdecimal()]
+        except OSError as error:
+            raise RunError(
+                f"{self.path} cannot be read ({error.strerror}); make it readable, "
+                "or name another workdir"
+            ) from None
         return sorted(steps, reverse=True)
 
     def finished(self) -> dict[int, Manifest]:
