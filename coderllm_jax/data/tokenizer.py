@@ -36,6 +36,7 @@ _RESERVED = re.compile(r"<(mask|start_of_turn|end_of_turn|unused\d+)>")
 # A literal U+2581 may join a word, as a space does, but never a piece that is a run of spaces:
 # llama.cpp looks for those in the text itself, SentencePiece after it has replaced its spaces.
 _LITERAL_SPACE_RUN = re.compile("(?<=\u2581)(?=[\u2581 ])|(?<= )(?=\u2581)")
+_MAX_FILE_BYTES = 256 << 20
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # piece types, alike in GGUF and SentencePiece
 
 
@@ -129,10 +130,7 @@ class SentencePieceTokenizer(Tokenizer):
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
         """Reads a published tokenizer.model; marks that only programs write become control."""
-        try:
-            model = Path(path).read_bytes()
-        except OSError as error:
-            raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
+        model = _read_bounded(path)
         return cls(_protect_control(model, name=str(path)), name=str(path))
 
     @functools.cached_property
@@ -166,7 +164,9 @@ class JsonTokenizer(Tokenizer):
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # noqa: BLE001 - the package raises nothing narrower
-            raise ModelError(f"{name}: not a tokenizer.json ({error})") from None
+            raise ModelError(
+                f"{name}: not a tokenizer.json ({error}); fetch the file again"
+            ) from None
         self._tokenizer.encode_special_tokens = True
         self.vocabulary = self._tokenizer.get_vocab_size(with_added_tokens=True)
         added = self._tokenizer.get_added_tokens_decoder()
@@ -175,6 +175,15 @@ class JsonTokenizer(Tokenizer):
 
     def __reduce__(self) -> tuple:
         return type(self), (self._text,)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Self:
+        """Reads a published tokenizer.json."""
+        try:
+            text = _read_bounded(path).decode()
+        except UnicodeDecodeError:
+            raise ModelError(f"{path}: not UTF-8; fetch the file again") from None
+        return cls(text, name=str(path))
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -239,6 +248,22 @@ def build_sentencepiece(
     model.normalizer_spec.remove_extra_whitespaces = False
     model.normalizer_spec.escape_whitespaces = True
     return model.SerializeToString(deterministic=True)
+
+
+def _read_bounded(path: str | Path) -> bytes:
+    """A tokenizer's file; one that no tokenizer needs to be as large as is not read at all."""
+    try:
+        size = Path(path).stat().st_size
+        if size > _MAX_FILE_BYTES:
+            raise ModelError(
+                f"{path}: has {size} bytes; expected at most {_MAX_FILE_BYTES}, which is several "
+                "times Gemma's; fetch the file again"
+            )
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ModelError(
+            f"{path}: cannot be read ({error.strerror}); check the file and its permissions"
+        ) from None
 
 
 def _protect_control(model: bytes, *, name: str) -> bytes:

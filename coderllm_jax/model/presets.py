@@ -1,27 +1,26 @@
 """Models that come as folders: KerasHub presets, hf://org/name, and folders on this machine.
 
-    gemma3_1b            KerasHub → Kaggle (credentials) → Gemma3Backbone ─┐
-    FOLDER, class_name   Keras preset folder → Gemma3Backbone             ─┼→ OpenedModel
-    FOLDER, model_type   Hugging Face folder → safetensors, directly      ─┤
-    hf://org/name        huggingface_hub → one of the two folders         ─┘
+    gemma3_1b            Kaggle's client (credentials) → a Keras folder   ─┐
+    hf://org/name        huggingface_hub → one of the two folders         ─┤
+    FOLDER, class_name   Keras preset folder → `keras_folder`             ─┼→ OpenedModel
+    FOLDER, model_type   Hugging Face folder → `huggingface`              ─┘
 
 Owns which kind a folder is, and what a person must set when a download is refused. Nothing here
-executes a downloaded file: no pickle, no custom code, Keras' safe mode. Names and values of
-credentials are read by the hubs' own clients; a value never reaches a message.
+executes a downloaded file: files are fetched by name, read as numbers and arrays by our own
+readers, and no library is asked to rebuild an object from them. Values of credentials are read by
+the hubs' own clients and never reach a message.
 """
 
 from __future__ import annotations
 
 import difflib
-import os
-import tempfile
 from pathlib import Path
-from typing import Any
 
-from coderllm_jax.data.tokenizer import SentencePieceTokenizer
 from coderllm_jax.errors import ModelError
-from coderllm_jax.model import huggingface, keras_bridge
-from coderllm_jax.model.weights import Dtype, OpenedModel
+from coderllm_jax.model import huggingface, keras_bridge, keras_folder
+from coderllm_jax.model.mapped import sha256_of_all
+from coderllm_jax.model.weights import OpenedModel
+from coderllm_jax.redaction import redact
 
 # Names that people use for presets that KerasHub calls otherwise.
 ALIASES = {"gemma-2b": "gemma_2b_en", "gemma-7b": "gemma_7b_en"}
@@ -33,11 +32,10 @@ _HUB_REMEDY = (
     "check the network; if the model is gated, accept its licence on huggingface.co and set "
     "HF_TOKEN (gemma3_270m needs no account)"
 )
-_SECRETS = ("KAGGLE_KEY", "KAGGLE_API_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.h5", "assets/*")
 
 
-def open_preset(name: str, *, dtype: Dtype, others: tuple[str, ...] = ()) -> OpenedModel:
+def open_preset(name: str, *, others: tuple[str, ...] = ()) -> OpenedModel:
     """A KerasHub preset by its name; `others` are names a misspelling may have meant besides."""
     keras_hub = keras_bridge.import_keras_hub()
     preset = ALIASES.get(name, name)
@@ -54,12 +52,36 @@ def open_preset(name: str, *, dtype: Dtype, others: tuple[str, ...] = ()) -> Ope
             f"model '{name}' is unknown; expected a KerasHub Gemma 3 preset, hf://org/name, a "
             f"folder, gguf:FILE or tiny; {hint}"
         )
-    return _open_keras(
-        preset, source=f"KerasHub preset {preset}", remedy=_KAGGLE_REMEDY, dtype=dtype
-    )
+    folder = _fetch_preset(preset, known[preset]["kaggle_handle"])
+    return open_folder(folder)._replace(source=f"KerasHub preset {preset}")
 
 
-def open_hub(name: str, *, dtype: Dtype) -> OpenedModel:
+def _fetch_preset(preset: str, handle: str) -> Path:
+    """The folder of the preset's files in Kaggle's cache, each fetched by name."""
+    path = handle.removeprefix("kaggle://")
+    try:
+        import kagglehub
+
+        config = Path(kagglehub.model_download(path, keras_folder.CONFIG))
+        for name in (keras_folder.TOKENIZER, keras_folder.WEIGHTS):
+            try:
+                kagglehub.model_download(path, name)
+            except ValueError:  # how its client says that a model has no such file
+                if name != keras_folder.WEIGHTS:
+                    raise
+                kagglehub.model_download(path, keras_folder.INDEX)
+                for part in keras_folder.weight_files(config.parent):
+                    kagglehub.model_download(path, part.name)
+    except ModelError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the client's and HTTP's errors share no class
+        raise ModelError(
+            f"KerasHub preset {preset} was not fetched ({_reason(error)}); {_KAGGLE_REMEDY}"
+        ) from None
+    return config.parent
+
+
+def open_hub(name: str) -> OpenedModel:
     """hf://org/name: fetches the folder (or finds it in the hub's cache) and opens it."""
     repository = name.removeprefix("hf://")
     try:
@@ -75,60 +97,64 @@ def open_hub(name: str, *, dtype: Dtype) -> OpenedModel:
         raise ModelError(
             f"model '{name}' was not fetched ({_reason(error)}); {_HUB_REMEDY}"
         ) from None
-    opened = open_folder(Path(folder), dtype=dtype)
+    opened = open_folder(Path(folder))
     # The snapshot's folder is named by the commit it holds.
     return opened._replace(source=f"{name} at {Path(folder).name}")
 
 
-def open_folder(folder: Path, *, dtype: Dtype) -> OpenedModel:
+def open_folder(folder: Path) -> OpenedModel:
     """A folder on this machine: a Hugging Face one has model_type, a Keras one class_name."""
+    if folder.is_file():
+        raise ModelError(
+            f"{folder}: is a file, which is not opened; expected a Hugging Face or Keras model "
+            "folder, or gguf:FILE"
+        )
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such folder; expected a Hugging Face or Keras model folder")
-    config = huggingface.read_config(folder)
-    source = f"folder {folder.name}"
-    if "model_type" in config:
-        huggingface.check_model_type(config, folder=folder)
-        tensors = huggingface.SafetensorsFolder(folder)
-        architecture = huggingface.architecture_of(
-            config, vocabulary=tensors.shape("embed_tokens.weight")[0], folder=folder
-        )
-        leaves = huggingface.read_weights(tensors, architecture)
-        return OpenedModel(architecture, leaves, huggingface.read_tokenizer(folder), source)
-    # Keras would import what class_name and module say: only the one class is let through.
-    if config.get("class_name") != "Gemma3Backbone":
+    try:
+        config = huggingface.read_config(folder)
+        if "model_type" in config:
+            return _open_huggingface(folder, config)
+        if keras_folder.is_keras(config):
+            return _open_keras(folder, config)
+    except PermissionError as error:
         raise ModelError(
-            f"{folder}: config.json has neither model_type nor class_name 'Gemma3Backbone'; "
-            "expected a Hugging Face or Keras folder of a Gemma 3"
-        )
-    return _open_keras(
-        str(folder), source=source, remedy="save the folder again with save_to_preset", dtype=dtype
+            f"{error.filename or folder}: cannot be read ({error.strerror}); check its permissions"
+        ) from None
+    raise ModelError(
+        f"{folder}: config.json has neither model_type nor class_name 'Gemma3Backbone'; "
+        "expected a Hugging Face or Keras folder of a Gemma 3"
     )
 
 
-def _open_keras(preset: str, *, source: str, remedy: str, dtype: Dtype) -> OpenedModel:
-    keras_hub = keras_bridge.import_keras_hub()
-    try:
-        backbone = keras_hub.models.Gemma3Backbone.from_preset(preset, dtype=dtype)
-        tokenizer = keras_hub.models.Gemma3Tokenizer.from_preset(preset)
-    except Exception as error:  # noqa: BLE001 - Kaggle, HTTP and Keras errors share no class
-        raise ModelError(f"{source} was not loaded ({_reason(error)}); {remedy}") from None
-    architecture = keras_bridge.architecture_of(backbone)
-    leaves = keras_bridge.read_weights(backbone, architecture)
-    return OpenedModel(architecture, leaves, _sentencepiece_of(tokenizer), source)
+def _open_huggingface(folder: Path, config: dict) -> OpenedModel:
+    huggingface.check_model_type(config, folder=folder)
+    tensors = huggingface.SafetensorsFolder(folder)
+    architecture = huggingface.architecture_of(
+        config, vocabulary=tensors.find("embed_tokens.weight").shape[0], folder=folder
+    )
+    return OpenedModel(
+        architecture,
+        huggingface.read_weights(tensors, architecture),
+        huggingface.read_tokenizer(folder),
+        f"folder {folder.name}",
+        sha256_of_all(tensors.files, extra=repr(architecture)),
+    )
 
 
-def _sentencepiece_of(tokenizer: Any) -> SentencePieceTokenizer:
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_assets(folder)
-        (path,) = Path(folder).iterdir()
-        return SentencePieceTokenizer.from_file(path)
+def _open_keras(folder: Path, config: dict) -> OpenedModel:
+    architecture = keras_folder.architecture_of(config, folder=folder)
+    files = keras_folder.weight_files(folder)
+    return OpenedModel(
+        architecture,
+        keras_folder.read_weights(files, architecture),
+        keras_folder.read_tokenizer(folder),
+        f"folder {folder.name}",
+        sha256_of_all(files, extra=repr(architecture)),
+    )
 
 
 def _reason(error: Exception) -> str:
-    """The error's first line, with any credential in it blotted out."""
-    lines = str(error).strip().splitlines() or [""]
-    line = f"{type(error).__name__}: {lines[0]}"
-    for variable in _SECRETS:
-        if secret := os.environ.get(variable):
-            line = line.replace(secret, "***")
-    return line[:300]
+    """The error's first line, with any credential in it blotted out before it is cut."""
+    lines = redact(str(error)).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:300]

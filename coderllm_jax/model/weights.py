@@ -1,46 +1,86 @@
 """Weights on their way from a source to devices: a stream of leaves in, the placed tree out.
 
-Every source (GGUF, cache, safetensors, KerasHub, random) yields the leaves of the tree drawn in
-`architecture` as (path, host array) pairs, one in memory at a time:
+Every source (GGUF, cache, safetensors, Keras, random) yields the leaves of the tree drawn in
+`architecture` as (path, leaf) pairs. A leaf is an array, or a `LazyLeaf` whose tensors are read
+when they are asked for:
 
-    ("embedding", [V, D])  ("final_norm", [D])  ("blocks/query", [N, H, D, K])  …
+    ("final_norm", [D])  ("embedding", one tensor [V, D])  ("blocks/query", N tensors [H, D, K])  …
 
-`place` puts each on its devices before it asks for the next, so that the host never holds the
-model twice. Norm scales stay float32 whatever the model's dtype: they are few, and the layer
-computes in float32 anyway.
+`place` fills a leaf where it will live. Neither the host nor a device ever holds the model, or a
+large leaf of it, unsharded:
+
+    blocks/ffw_gating, 62 layers, 14 GB        host                         devices
+      made of zeros, sharded                                                [62, D/8, F] each
+      layer 0: each device's part is read      [D/8, F] of the file   ──>   written in place
+      layer 1: …                               [D/8, F] of the file   ──>   written in place
+
+Norm scales stay float32 whatever the model's dtype: they are few, and the layer computes in
+float32 anyway.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+from jax.sharding import NamedSharding, Sharding
+from jax.sharding import PartitionSpec as P
 
 from coderllm_jax.data.tokenizer import Tokenizer
 from coderllm_jax.errors import ModelError
 from coderllm_jax.model.architecture import Architecture
 
 Dtype = Literal["float32", "bfloat16"]
-Leaves = Iterable[tuple[str, np.ndarray]]
-ShardingRule = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]  # of path and shape
+ShardingRule = Callable[[str, tuple[int, ...]], Sharding]  # of path and shape
+
+# A leaf of blocks up to this is put at once; a larger one by layers, at a dispatch each.
+SMALL_LEAF_BYTES = 32 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class LazyLeaf:
+    """A leaf that is still in its file; `read(i)` gives its tensor i in the tree's layout.
+
+    A leaf of blocks (`is_stacked`) has one tensor a layer, any other leaf is tensor 0. `read` may
+    give a view of a mapped file: only the part that is indexed is then fetched.
+    """
+
+    shape: tuple[int, ...]
+    read: Callable[[int], np.ndarray]
+    is_stacked: bool
+
+    def tensors(self) -> Iterator[np.ndarray]:
+        """One tensor after another."""
+        return map(self.read, range(self.shape[0] if self.is_stacked else 1))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The whole leaf in memory, for whoever can afford it."""
+        del copy  # always one
+        values = np.stack(list(self.tensors())) if self.is_stacked else np.array(self.read(0))
+        return values if dtype is None else values.astype(dtype, copy=False)
+
+
+Leaves = Iterable[tuple[str, np.ndarray | LazyLeaf]]
 
 
 class OpenedModel(NamedTuple):
     """A model found and described, before its leaves are read (once).
 
-    `source` says in words where it came from. `sha256` is that of the source's bytes; None where
-    there is no one file to hash: that of the leaves, taken as they pass, then stands in.
+    `source` says in words where it came from, `sha256` is that of the source's bytes.
     """
 
     architecture: Architecture
     leaves: Leaves
     tokenizer: Tokenizer
     source: str
-    sha256: str | None = None
+    sha256: str
 
 
 def leaf_dtype(path: str, dtype: Dtype) -> np.dtype:
@@ -64,27 +104,20 @@ def place(
     dtype: Dtype,
     sharding: ShardingRule | None = None,
 ) -> dict[str, Any]:
-    """Puts every leaf on its devices and gives back the tree.
+    """Fills every leaf on its devices and gives back the tree.
 
-    With `sharding`, each device reads only its own part of a leaf, so a memory-mapped source is
-    never copied whole. Raises ModelError where a leaf is missing, foreign or of another shape.
+    Host memory beside what is placed: one device's part of one tensor, or a small leaf. Raises
+    ModelError where a leaf is missing, foreign or of another shape.
     """
     expected = leaf_shapes(architecture)
     placed: dict[str, jax.Array] = {}
-    for path, values in leaves:
+    for path, leaf in leaves:
         if path not in expected:
             raise ModelError(f"weight '{path}' does not belong to this architecture")
-        if values.shape != expected[path]:
-            raise ModelError(f"weight '{path}' is {values.shape}; expected {expected[path]}")
-        wanted = leaf_dtype(path, dtype)
-        if sharding is None:
-            # jnp.array copies: an alias of the mapped file would be read from disk at every
-            # memory pressure, and could not be donated.
-            placed[path] = jnp.array(values, wanted)
-        else:
-            placed[path] = jax.make_array_from_callback(
-                values.shape, sharding(path, values.shape), _reader(values, wanted)
-            )
+        if leaf.shape != expected[path]:
+            raise ModelError(f"weight '{path}' is {leaf.shape}; expected {expected[path]}")
+        where = sharding(path, leaf.shape) if sharding else None
+        placed[path] = _fill(leaf, leaf_dtype(path, dtype), where)
     missing = expected.keys() - placed.keys()
     if missing:
         raise ModelError(f"weights are missing: {', '.join(sorted(missing))}")
@@ -102,5 +135,74 @@ def to_tree(leaves: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def _reader(values: np.ndarray, dtype: np.dtype) -> Callable[[Any], np.ndarray]:
-    return lambda index: np.array(values[index], dtype)
+def _fill(leaf: np.ndarray | LazyLeaf, dtype: np.dtype, where: Sharding | None) -> jax.Array:
+    if isinstance(leaf, LazyLeaf) and not leaf.is_stacked:
+        return _put(functools.partial(leaf.read, 0), leaf.shape, dtype, where)
+    small = math.prod(leaf.shape) * dtype.itemsize <= SMALL_LEAF_BYTES
+    if isinstance(leaf, LazyLeaf) and not small:
+        return _fill_by_layer(leaf, dtype, where)
+    return _put_values(np.asarray(leaf), dtype, where)
+
+
+def _fill_by_layer(leaf: LazyLeaf, dtype: np.dtype, where: Sharding | None) -> jax.Array:
+    """Zeros on the devices first, then each layer's parts written over them in place."""
+    layer_where = _without_layers(where)
+    write = _layer_writer(where)
+    filled = _zeros(leaf.shape, dtype, where)
+    for i, values in enumerate(leaf.tensors()):
+        filled = write(filled, _put_values(values, dtype, layer_where), i)
+        # Dispatch is asynchronous: without waiting, the host would read all layers ahead.
+        filled.block_until_ready()
+    return filled
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype, where: Sharding | None) -> jax.Array:
+    return jax.jit(functools.partial(jnp.zeros, shape, dtype), out_shardings=where)()
+
+
+@functools.lru_cache(maxsize=64)
+def _layer_writer(where: Sharding | None) -> Callable[[jax.Array, jax.Array, int], jax.Array]:
+    """Writes a layer into its stack; donation is what makes it happen in place."""
+
+    def write(stack: jax.Array, layer: jax.Array, i: int) -> jax.Array:
+        return jax.lax.dynamic_update_index_in_dim(stack, layer, i, 0)
+
+    return jax.jit(write, donate_argnums=0, out_shardings=where)
+
+
+def _without_layers(where: Sharding | None) -> Sharding | None:
+    """How one layer of a stack lies. Rules never split the layer axis."""
+    if not isinstance(where, NamedSharding):
+        return where
+    assert not where.spec or where.spec[0] is None, where.spec
+    return NamedSharding(where.mesh, P(*where.spec[1:]))
+
+
+def _put_values(values: np.ndarray, dtype: np.dtype, where: Sharding | None) -> jax.Array:
+    return _put(lambda: values, values.shape, dtype, where)
+
+
+def _put(
+    read: Callable[[], np.ndarray],
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    where: Sharding | None,
+) -> jax.Array:
+    """One tensor on its devices. Each distinct part is read once, copied and sent on its own.
+
+    Copied, because an alias of a mapped file would be read from disk at every memory pressure and
+    could not be donated; read anew for each part, because a mapping that is dropped gives its
+    pages back.
+    """
+    if where is None:
+        return jnp.array(read(), dtype)
+    devices_of: dict[tuple, tuple[Any, list[jax.Device]]] = {}
+    for device, index in where.addressable_devices_indices_map(shape).items():
+        assert index is not None, device
+        key = tuple((part.start, part.stop) for part in index)  # slices cannot be hashed in 3.11
+        devices_of.setdefault(key, (index, []))[1].append(device)
+    arrays = []
+    for index, devices in devices_of.values():
+        part = np.array(read()[index], dtype, order="C")
+        arrays += [jax.device_put(part, device) for device in devices]
+    return jax.make_array_from_single_device_arrays(shape, where, arrays)

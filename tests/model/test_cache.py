@@ -36,7 +36,7 @@ def test_what_was_written_is_read(folder, dtype):
     _write(folder, dtype)
     found = open_cached(folder)
     assert (found.architecture, found.tokenizer, found.dtype) == (TINY, b"tokenizer", dtype)
-    leaves = dict(found.leaves())
+    leaves = {path: np.asarray(leaf) for path, leaf in found.leaves()}
     for path, values in random_leaves(TINY, seed=0):
         assert leaves[path].dtype == leaf_dtype(path, dtype)
         np.testing.assert_array_equal(leaves[path], values.astype(leaf_dtype(path, dtype)))

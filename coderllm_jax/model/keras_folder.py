@@ -1,0 +1,239 @@
+"""Reads a Keras preset's folder of a Gemma 3 as data: numbers from config.json, arrays from HDF5.
+
+    config.json                   class_name, and a dozen plain numbers
+    model.weights.h5              layers/gemma3_decoder_block_7/attention/query_dense/vars/0  …
+      or model.weights.json       which of model_00000.weights.h5, model_00001.weights.h5, … has it
+    assets/tokenizer/vocabulary.spm
+
+Keras itself is never asked: what its config names it would import and call. Nothing in these files
+chooses code here; class names are compared with the one that is understood. Arrays are taken only
+from the file itself, stored whole and plain, so that no link, filter or foreign file is followed;
+HDF5 is closed again before the first of them is mapped.
+
+Covers: other classes, modules, registered names and Lambdas, links and virtual or external data.
+Does not cover: faults of the HDF5 library itself in parsing a hostile file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from coderllm_jax.data.tokenizer import SentencePieceTokenizer
+from coderllm_jax.errors import ModelError
+from coderllm_jax.model.architecture import Architecture
+from coderllm_jax.model.mapped import MappedTensor
+from coderllm_jax.model.plausible import check_architecture, real_number, shown, whole_number
+from coderllm_jax.model.weights import LazyLeaf
+
+CONFIG, TOKENIZER = "config.json", "assets/tokenizer/vocabulary.spm"
+WEIGHTS, INDEX = "model.weights.h5", "model.weights.json"
+_CLASS = "Gemma3Backbone"
+# Constants of KerasHub's Gemma 3 that its config does not hold.
+_GLOBAL_EVERY, _ROPE_LOCAL, _ROPE_GLOBAL = 6, 10_000.0, 1_000_000.0
+
+# Our name of a block weight → its group below the block's.
+_GROUPS = {
+    "pre_attention_norm": "pre_attention_norm",
+    "query": "attention/query_dense",
+    "key": "attention/key_dense",
+    "value": "attention/value_dense",
+    "query_norm": "attention/query_norm",
+    "key_norm": "attention/key_norm",
+    "attention_output": "attention/output_dense",
+    "post_attention_norm": "post_attention_norm",
+    "pre_ffw_norm": "pre_ffw_norm",
+    "ffw_gating": "gating_ffw",
+    "ffw_gating_2": "gating_ffw_2",
+    "ffw_linear": "ffw_linear",
+    "post_ffw_norm": "post_ffw_norm",
+}
+
+
+def is_keras(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is that of the one class that is understood."""
+    return config.get("class_name") == _CLASS
+
+
+def architecture_of(config: Mapping[str, Any], *, folder: Path) -> Architecture:
+    """The model's numbers from config.json; everything else in it is passed over."""
+    where = str(folder / CONFIG)
+    values = config.get("config")
+    if not isinstance(values, dict):
+        raise ModelError(f"{where}: its 'config' is {shown(values)}; expected the model's settings")
+    if values.get("is_embedding_model") or values.get("use_bidirectional_attention"):
+        raise ModelError(f"{folder}: holds an embedding model, which cannot generate")
+
+    def whole(key: str) -> int:
+        return whole_number(values, key, where=where)
+
+    def real(key: str, default: float) -> float:
+        return real_number(values, key, where=where, default=default)
+
+    def cap(key: str) -> float:
+        return real_number(values, key, where=where) if values.get(key) else 0.0
+
+    width, heads, head_size = whole("hidden_dim"), whole("num_query_heads"), whole("head_dim")
+    by_head = values.get("query_head_dim_normalize", True)
+    windowed = values.get("use_sliding_window_attention", True)
+    architecture = Architecture(
+        family="gemma3",
+        num_layers=whole("num_layers"),
+        vocabulary=whole("vocabulary_size"),
+        width=width,
+        feed_forward=whole("intermediate_dim"),
+        num_heads=heads,
+        num_kv_heads=whole("num_key_value_heads"),
+        head_size=head_size,
+        window=whole_number(values, "sliding_window_size", where=where, default=1024),
+        global_every=_GLOBAL_EVERY if windowed else 1,
+        query_scale=(head_size if by_head else max(width // heads, 1)) ** -0.5,
+        rope_local=_ROPE_LOCAL,
+        rope_global=_ROPE_GLOBAL,
+        rope_local_scaling=real("local_rope_scaling_factor", 1.0),
+        rope_global_scaling=real("global_rope_scaling_factor", 1.0),
+        norm_epsilon=real("layer_norm_epsilon", 1e-6),
+        query_key_norm=bool(values.get("use_query_key_norm", True)),
+        post_norms=bool(values.get("use_post_attention_norm") and values.get("use_post_ffw_norm")),
+        attention_soft_cap=cap("attention_logit_soft_cap"),
+        final_soft_cap=cap("final_logit_soft_cap"),
+    )
+    return check_architecture(architecture, where=where)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The HDF5 files of the folder, one or as many as its index names; names only, no paths."""
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    try:
+        with (folder / INDEX).open("rb") as file:
+            listed = json.loads(file.read(1 << 24).decode())["weight_map"].values()
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{folder}: holds no {WEIGHTS} and no readable {INDEX} ({error}); expected one of "
+            "them; fetch the folder again"
+        ) from None
+    names = {name for entry in listed for name in (entry if isinstance(entry, list) else [entry])}
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".h5"):
+            raise ModelError(f"{folder / INDEX}: names {shown(name)}; expected files beside it")
+    return [folder / name for name in sorted(names)]
+
+
+def read_weights(files: list[Path], architecture: Architecture) -> Iterator[tuple[str, LazyLeaf]]:
+    """Yields (path, leaf in the file's dtype) for every leaf; tensors are mapped when asked for."""
+    groups = {
+        "embedding": ["layers/reversible_embedding"],
+        "final_norm": ["layers/rms_normalization"],
+    }
+    for name in architecture.block_shapes():
+        groups[f"blocks/{name}"] = [
+            f"layers/gemma3_decoder_block{f'_{i}' if i else ''}/{_GROUPS[name]}"
+            for i in range(architecture.num_layers)
+        ]
+    found = _locate(files, {f"{group}/vars/0" for paths in groups.values() for group in paths})
+    shapes: dict[str, tuple[int, ...]] = {
+        "embedding": (architecture.vocabulary, architecture.width),
+        "final_norm": (architecture.width,),
+    }
+    for name, shape in architecture.block_shapes().items():
+        shapes[f"blocks/{name}"] = shape
+    for path, paths in groups.items():
+        tensors = [found[f"{group}/vars/0"] for group in paths]
+        for tensor, group in zip(tensors, paths, strict=True):
+            if tensor.shape != shapes[path]:
+                raise ModelError(
+                    f"{tensor.file}: '{group}' has shape {tensor.shape}; config.json makes it "
+                    f"{shapes[path]}; fetch the folder again"
+                )
+        yield path, _leaf(tensors, is_stacked=path.startswith("blocks/"))
+
+
+def read_tokenizer(folder: Path) -> SentencePieceTokenizer:
+    """The preset's SentencePiece model."""
+    path = folder / TOKENIZER
+    if not path.is_file():
+        raise ModelError(f"{folder}: holds no {TOKENIZER}; save its tokenizer there as well")
+    return SentencePieceTokenizer.from_file(path)
+
+
+def _leaf(tensors: list[MappedTensor], *, is_stacked: bool) -> LazyLeaf:
+    layers = (len(tensors),) if is_stacked else ()
+    return LazyLeaf(
+        (*layers, *tensors[0].shape), lambda i: tensors[i].view(), is_stacked=is_stacked
+    )
+
+
+def _locate(files: list[Path], wanted: set[str]) -> dict[str, MappedTensor]:
+    """Where each wanted array lies, over all files."""
+    try:
+        import h5py
+    except ImportError:
+        raise ModelError(
+            f"{files[0]}: needs the package h5py, which Keras brings; install it with pip"
+        ) from None
+    found: dict[str, MappedTensor] = {}
+    for path in files:
+        try:
+            with h5py.File(path, "r") as file:
+                for name in sorted(wanted - found.keys()):
+                    dataset = _follow(h5py, file, name)
+                    if dataset is not None:
+                        found[name] = _tensor(path, name, dataset)
+        except ModelError:
+            raise
+        # h5py turns what HDF5 finds wrong into whichever of these it likes.
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"{path}: not a readable HDF5 file ({error}); fetch the file again"
+            ) from None
+    if missing := sorted(wanted - found.keys()):
+        raise ModelError(
+            f"{files[0].parent}: {len(missing)} arrays are missing from {files[0].name}, the first "
+            f"'{missing[0]}'; fetch the folder again"
+        )
+    return found
+
+
+def _follow(h5py: Any, file: Any, name: str) -> Any:
+    """The dataset of that name by hard links alone; None where there is none."""
+    node = file
+    for part in name.split("/"):
+        if not isinstance(node, h5py.Group):
+            return None
+        link = node.get(part, getlink=True)
+        if link is None:
+            return None
+        if not isinstance(link, h5py.HardLink):
+            raise ModelError(
+                f"{file.filename}: '{name}' is a link to elsewhere, which is not followed; "
+                "save the model again"
+            )
+        node = node[part]
+    return node if isinstance(node, h5py.Dataset) else None
+
+
+def _tensor(path: Path, name: str, dataset: Any) -> MappedTensor:
+    """A dataset stored in one plain piece; anything else could fetch other files or run filters."""
+    dtype = dataset.dtype
+    if dtype == np.dtype("V2") and dataset.attrs.get("dtype") == "bfloat16":
+        dtype = np.dtype(ml_dtypes.bfloat16)
+    elif dtype.kind != "f":
+        raise ModelError(
+            f"{path}: '{name}' is stored as {dtype}; expected floats; quantized presets are not "
+            "read"
+        )
+    offset = dataset.id.get_offset()
+    plain = not (dataset.external or dataset.is_virtual or dataset.chunks)
+    tensor = MappedTensor(path, tuple(dataset.shape), dtype, offset or 0)
+    if not plain or offset is None or offset + tensor.num_bytes > path.stat().st_size:
+        raise ModelError(
+            f"{path}: '{name}' is not stored whole in this file; expected what Keras saves; "
+            "save the model again"
+        )
+    return tensor
