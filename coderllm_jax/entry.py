@@ -228,6 +228,7 @@ def load_card(card: str, *, option: str = "--config") -> ml_collections.ConfigDi
     if spec is None or spec.loader is None:
         raise ConfigError(f"{option} is {name!r}; expected a Python file that ends in .py")
     module = importlib.util.module_from_spec(spec)
+    place = shown(path, _roots())
     sys.modules[spec.name] = module  # dataclasses look their module up by name
     try:
         spec.loader.exec_module(module)
@@ -235,14 +236,14 @@ def load_card(card: str, *, option: str = "--config") -> ml_collections.ConfigDi
     except UserError:
         raise
     except SyntaxError as error:
-        raise ConfigError(f"{path}:{error.lineno}: {error.msg}") from error
+        raise ConfigError(f"{place}:{error.lineno}: {error.msg}") from error
     except Exception as error:  # a card is the user's program: whatever it raises is theirs to mend
-        raise ConfigError(f"{path}{_line_in(path, error)}: {_card_message(error)}") from error
+        raise ConfigError(f"{place}{_line_in(path, error)}: {_card_message(error)}") from error
     finally:
         del sys.modules[spec.name]
     if not isinstance(values, ml_collections.ConfigDict):
         raise ConfigError(
-            f"{path}: get_config() returned {type(values).__name__}; "
+            f"{place}: get_config() returned {type(values).__name__}; "
             "expected the ConfigDict that create_default() gives"
         )
     return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
 import time
@@ -16,9 +17,16 @@ from hypothesis import strategies as st
 from coderllm_jax import entry
 from coderllm_jax.config.schema import Config, Section, option, section
 from coderllm_jax.config.training import LORA_TARGETS, TrainingConfig
-from coderllm_jax.errors import ConfigError, DataError
+from coderllm_jax.errors import ConfigError, DataError, ResumableError, UserError
 
 NO_CARD = "configs/there_is_no_such_card.py"
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch):
+    """Whoever runs the tests may have variables of their own."""
+    for name in [name for name in os.environ if name.startswith("CODERLLM_")]:
+        monkeypatch.delenv(name)
 
 
 def resolve(*arguments: str) -> TrainingConfig:
@@ -117,8 +125,19 @@ def test_lists_of_numbers(text, sizes):
         ("--config.seed=abc", "--config.seed is 'abc'; expected int"),
         ("--config.seed=1.5", "--config.seed is '1.5'; expected int"),
         ("--config.logging.clu=maybe", "expected True or False"),
-        ("--config.seed", "has no value"),
-        ("--config.seed=-1", "expected at least 0"),
+        ("--config.seed", "--config.seed has no value"),
+        ("--noconfig.seed", "only a switch is turned off so; write --config.seed=VALUE"),
+        ("--noconfig.logging.clu=1", "write --config.logging.clu=VALUE"),
+        ("--lora.rank=3", "did you mean '--config.lora.rank'"),
+        ("--enviroment=dev", "did you mean '--environment'"),
+        ("--environment", "--environment has no value"),
+        ("--environment=", "--environment is empty"),
+        ("--overlay", "--overlay has no value"),
+        ("--overlay=", "--overlay is empty"),
+        ("--verbosity=loud", "--verbosity=loud"),
+        ("--verbosity", "verbosity"),
+        ("-", "unexpected argument '-'"),
+        ("--config.seed=-1", "--config.seed is -1; expected at least 0"),
         ("--config.lora.targets=qury", "did you mean 'query'"),
         ("--config.learning_rate=nan", "learning_rate is nan; expected"),
         ("train.jsonl", "unexpected argument 'train.jsonl'"),
@@ -132,6 +151,14 @@ def test_a_slip_is_one_line_that_names_the_remedy(argument, message):
         resolve(argument)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("words", [["--verbosity=1"], ["--verbosity", "1"], ["--alsologtostderr"]])
+def test_what_is_absls_goes_to_absl(words, monkeypatch):
+    handed = []
+    monkeypatch.setattr(entry, "_set_absl_flags", handed.extend)
+    assert resolve(*words, "--config.seed", "3").seed == 3
+    assert handed == words
 
 
 def test_the_card_beside_the_checkout_is_the_default(tmp_path, monkeypatch):
@@ -187,10 +214,15 @@ def test_exit_codes_and_what_is_printed(capsys):
     def interrupt(config):
         raise KeyboardInterrupt
 
+    def stop(config):
+        raise ResumableError("SIGTERM;\n saved at step 7")
+
     assert run(lambda config: None) == 0
     assert run(lambda config: 42) == 42
     assert run(interrupt) == 130
     capsys.readouterr()
+    assert run(stop) == 42
+    assert capsys.readouterr().err == "interrupted: SIGTERM; saved at step 7\n"
     assert run(refuse) == 1
     assert capsys.readouterr().err == "error: a.jsonl:3: 'answer' is empty; drop the row\n"
     assert run(lambda config: None, "--config.sed=1") == 1
@@ -219,6 +251,17 @@ def test_an_error_of_the_system_without_a_path_is_ours():
 
     with pytest.raises(OSError, match="Bad file"):
         entry.run(fail, TrainingConfig, NO_CARD, argv=["train"])
+
+
+def test_what_a_retry_may_mend_is_no_mistake_of_the_user():
+    """`except UserError` around a run must not swallow what asks for another try."""
+    assert not issubclass(ResumableError, UserError | ValueError)
+
+
+def test_variables_of_the_process_are_heard(monkeypatch):
+    monkeypatch.setenv("CODERLLM_SEED", "5")
+    assert resolve().seed == 5
+    assert entry.resolve_config(["train"], TrainingConfig, NO_CARD, environ={}).seed == 0
 
 
 def test_a_card_is_looked_for_here_first_then_beside_the_package(tmp_path, monkeypatch):
@@ -253,6 +296,9 @@ def test_help_lists_every_option_within_two_seconds():
     from coderllm_jax.config import DataConfig
 
     assert "usage: python -m coderllm_jax.prepare" in done.stdout
+    assert "--environment=NAME\n      configs/environments/NAME.yaml: dev, prod" in done.stdout
+    assert "--overlay=FILE" in done.stdout
+    assert "CODERLLM_PACKAGES=VALUE, CODERLLM_ROWS__MAX_PROSE_TOKENS=VALUE" in done.stdout
     for info in DataConfig.options():
         assert f"--config.{info.path}=" in done.stdout
 

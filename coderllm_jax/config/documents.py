@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -58,7 +58,7 @@ def parse_yaml(text: str, *, name: str) -> list[Entry]:
             top = loader.get_single_node()
             if top is None or (isinstance(top, yaml.ScalarNode) and not top.value):
                 return []
-            if not _is_plain_mapping(top):
+            if not isinstance(top, yaml.MappingNode):
                 raise _not_a_mapping(name)
             return _once(_walk_yaml(loader, top, "", name))
         finally:
@@ -118,13 +118,13 @@ def _walk_yaml(loader: _Loader, node: yaml.MappingNode, prefix: str, name: str) 
         if key in lines:
             raise _set_twice(f"{name}:{line}", f"{prefix}{key}", f"line {lines[key]}")
         lines[key] = line
-        if _is_plain_mapping(value_node) and value_node.value:
+        if isinstance(value_node, yaml.MappingNode) and value_node.value:
             yield from _walk_yaml(loader, value_node, f"{prefix}{key}.", name)
             continue
         place = f"{name}:{line}"
         try:
             yield Entry(f"{prefix}{key}", loader.construct_object(value_node, deep=True), place)
-        except ValueError as error:  # `!!int x`, and integers of more than 4,300 digits
+        except ValueError as error:  # Python reads no integer of more than 4,300 digits
             raise ConfigError(f"{place}: {prefix}{key}: {_one_line(error)}") from error
 
 
@@ -146,23 +146,19 @@ def _not_a_mapping(name: str) -> ConfigError:
     return ConfigError(f"{name}: expected options at the top, such as `seed: 1`")
 
 
-def _is_plain_mapping(node: yaml.Node) -> TypeGuard[yaml.MappingNode]:
-    return isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map"
-
-
 def _one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with YAML 1.2's plain scalars, and without anchors."""
+    """PyYAML's safe loader with YAML 1.2's plain scalars, and without anchors and tags."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()
-        if getattr(event, "anchor", None) is not None:
-            raise yaml.composer.ComposerError(
-                None, None, "anchors and aliases are not used here", event.start_mark
-            )
+        for part in ("anchor", "tag"):
+            if getattr(event, part, None) is not None:
+                problem = f"{part}s are not used here; write the value itself"
+                raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
         return super().compose_node(parent, index)
 
 

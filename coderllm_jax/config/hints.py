@@ -31,5 +31,7 @@ def did_you_mean(
     # A key named without its section, or with the wrong one, is nearer than any other spelling.
     leaf = name.rpartition(".")[2]
     leaves = {path.rpartition(".")[2]: path for path in reversed(paths)}
-    near = near or [leaves[key] for key in difflib.get_close_matches(leaf, leaves, n=1)]
+    near = near or [leaves[key] for key in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.7)]
+    if name and not near:
+        near = [path for path in paths if path.startswith(name) or name.startswith(path)]
     return f"; did you mean '{spell(near[0])}'?" if near else default

@@ -129,7 +129,7 @@ def overlay_settings(
             f"--overlay is {file!r}, which is not a file; "
             "name a .json, .yaml or .yml file, or leave --overlay out"
         )
-    name = shown(path, roots)
+    name = shown(Path(file), roots)
     entries = [
         entry
         for entry in read_document(path, name=name)
@@ -201,10 +201,9 @@ def type_name(info: OptionInfo) -> str:
 def shown(path: Path, roots: Iterable[Path] = ()) -> str:
     """A path as people write it: from the working directory or a root, or else as it was given."""
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
-    for root in (Path.cwd(), *roots):
-        if absolute.is_relative_to(root.absolute()):
-            return str(absolute.relative_to(root.absolute()))
-    return str(path)
+    tops = [root.absolute() for root in (Path(), *roots)]
+    inside = [str(absolute.relative_to(top)) for top in tops if absolute.is_relative_to(top)]
+    return min(inside, key=len, default=str(path))
 
 
 def _parse_scalar(text: str, kind: type) -> Any:
@@ -230,7 +229,10 @@ def _document_settings(
             if is_section and value in (None, {}):
                 continue  # all of its lines are commented out
             found = "" if is_section else "unknown configuration key "
-            raise ConfigError(f"{place}: {found}'{path}'{did_you_mean(path, known)}")
+            hint = did_you_mean(path, known)
+            if path in every_path(config_class):
+                hint = ", which is an option of another command"
+            raise ConfigError(f"{place}: {found}'{path}'{hint}")
 
 
 def _say_where_from(message: str, origins: Mapping[str, str]) -> str:
