@@ -13,7 +13,6 @@ second would sweep away what the first is writing.
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -123,10 +122,10 @@ def free_bytes(folder: Path) -> int:
 
 
 def _rank(manifests: Mapping[int, Manifest]) -> list[int]:
-    """By loss, the newer of equals first; what has no finite loss never takes part."""
+    """By loss, the newer of equals first; a step without a finite loss never takes part."""
     losses = {
         step: manifest.eval_loss
         for step, manifest in manifests.items()
-        if manifest.eval_loss is not None and math.isfinite(manifest.eval_loss)
+        if manifest.eval_loss is not None
     }
     return sorted(losses, key=lambda step: (losses[step], -step))

@@ -386,6 +386,7 @@ def test_an_error_while_deleting_costs_no_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(path: Path) -> None:
+        largest(path).unlink()  # half deleted, with a manifest that looks well
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     notes: list[str] = []
