@@ -234,9 +234,13 @@ def test_table_shows_each_remedy_below_its_finding():
     ]
 
 
-def test_credentials_in_foreign_words_are_blotted_out():
-    check = Check("g", "JAX", "missing", "failed with hf_canaryXq7Lw2", "unset hf_canaryXq7Lw2")
-    clean = without_secrets(check, {**CANARIES, "SOME_KEY": "with"})
+def test_credentials_in_foreign_words_are_blotted_out(monkeypatch):
+    for name, value in CANARIES.items():
+        monkeypatch.setenv(name, value)
+    secret = CANARIES["HF_TOKEN"]
+    clean = without_secrets(
+        Check("g", "JAX", "missing", f"failed with {secret}", f"unset {secret}")
+    )
     assert (clean.found, clean.remedy) == ("failed with ***", "unset ***")
 
 

@@ -9,16 +9,13 @@ not ready to train: default model                                   verdict
 from __future__ import annotations
 
 import dataclasses
-import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
+
+from coderllm_jax.redaction import redact
 
 Status = Literal["ok", "missing", "warning"]
 TRAINING = "training"
-
-_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
-_SHORTEST_SECRET = 6  # Shorter values are words that stand in other texts too.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,16 +74,12 @@ def to_json(checks: Sequence[Check]) -> dict[str, Any]:
     }
 
 
-def without_secrets(check: Check, environment: Mapping[str, str] = os.environ) -> Check:
-    """The finding with every credential of the environment blotted out.
+def without_secrets(check: Check) -> Check:
+    """The finding with every credential of this process blotted out.
 
     No check reads one. But words of foreign programs are passed on, and they may.
     """
-    found, remedy = check.found, check.remedy
-    for name, value in environment.items():
-        if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET:
-            found, remedy = found.replace(value, "***"), remedy.replace(value, "***")
-    return dataclasses.replace(check, found=found, remedy=remedy)
+    return dataclasses.replace(check, found=redact(check.found), remedy=redact(check.remedy))
 
 
 def _stops_training(check: Check) -> bool:
