@@ -10,6 +10,8 @@ until there is something to train, so that --help answers at once.
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,12 +20,16 @@ from typing import TYPE_CHECKING, Any
 from coderllm_jax import entry
 from coderllm_jax.config.data import DataConfig
 from coderllm_jax.config.training import TrainingConfig
-from coderllm_jax.errors import ConfigError
+from coderllm_jax.errors import ConfigError, ResumableError
 
 if TYPE_CHECKING:
+    from coderllm_jax.monitoring.progress import ProgressWriter
     from coderllm_jax.records import EvalItem
     from coderllm_jax.training.record import RunRecord
+    from coderllm_jax.training.run import Run
     from coderllm_jax.training.run_folder import RunFolder
+    from coderllm_jax.training.signals import StopSignals
+    from coderllm_jax.training.watchdog import Watchdog
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,75 +52,174 @@ class TrainingResult:
 
 
 def main(config: TrainingConfig) -> int:
-    """Trains and says in a few lines how it went; 1 where the run diverged."""
+    """Trains and says in a few lines how it went.
+
+    Returns 0 where the run is finished or was stopped on purpose, 42 where a signal interrupted it
+    and the same command goes on, 1 where it diverged.
+    """
     result = train_model(config)
+    status = result.summary["status"]
+    if status == "interrupted":
+        print(
+            f"interrupted: {result.workdir} is saved at step {result.summary['steps']}; "
+            "the same command goes on",
+            file=sys.stderr,
+        )
+        return 42
     from coderllm_jax.reporting.training_text import describe_run
 
     if result.was_finished:
         print(f"{result.workdir} is finished and left as it is; raise steps or epochs to go on")
     print(describe_run(result.workdir))
-    return 1 if result.summary["status"] == "diverged" else 0
+    if status == "diverged":
+        print(f"error: {describe_failure(result)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def describe_failure(result: TrainingResult) -> str:
+    """Why a run diverged, from where it can go on, and with what."""
+    step = result.summary["last_checkpoint"]
+    origin = f"the same command goes on from step {step}" if step else "it starts anew"
+    return (
+        f"{result.summary['failure']}; {origin}, after a change that keeps the run's identity "
+        "(live.yaml with learning_rate_scale, other safety limits); for another learning_rate or "
+        "other data name another workdir"
+    )
 
 
 def train_model(config: TrainingConfig | Mapping[str, Any]) -> TrainingResult:
     """Trains as `config` says (frozen, or what `create_default()` gave) and returns the result.
 
-    Raises a UserError that names the remedy, before anything is computed, where configuration,
-    data, model, device or folder cannot be used.
+    SIGTERM and SIGINT save and end the run; its summary's status is then `interrupted`. Raises a
+    UserError that names the remedy, before anything is computed, where configuration, data, model,
+    device or folder cannot be used, and ResumableError where a signal came before the first step.
     """
     started = time.perf_counter()
     if not isinstance(config, TrainingConfig):
         config = TrainingConfig.from_config_dict(config)
-    from coderllm_jax.training.run_folder import RunFolder, read_json
+    from coderllm_jax.training.run_folder import RunFolder
 
     folder = RunFolder(Path(config.workdir).expanduser())
-    exists = folder.check_usable()
-    if exists and _is_finished(folder) and read_json(folder.config) == config.to_dict():
-        return TrainingResult(folder.path, read_json(folder.summary), was_finished=True)
+    several = config.distributed.means_several(os.environ)
+    # Several processes look once all are there: one of them may have begun to write.
+    if not several and (finished := _find_finished(config, folder)):
+        return finished
 
     from coderllm_jax.training.devices import check_platform, prepare_process
 
     prepare_process(platform=config.mesh.platform, cache_dir=config.model.cache_dir)
+    from coderllm_jax.training import distributed
+
+    distributed.start(config.distributed)
     check_platform(config.mesh.platform)
+    if several:
+        distributed.must_agree("configuration", flatten_comparable(config))
+        finished = _find_finished(config, folder)
+        distributed.barrier("folder looked at")
+        if finished:
+            return finished
     return _train(config, folder, started)
+
+
+def flatten_comparable(config: TrainingConfig) -> dict[str, Any]:
+    """Options by path, without those in which processes of one run differ."""
+    return {
+        info.path: config.get(info.path)
+        for info in config.options()
+        if not info.path.startswith("distributed.")
+    }
 
 
 def _train(config: TrainingConfig, folder: RunFolder, started: float) -> TrainingResult:
     import jax
 
-    from coderllm_jax.generation.samples import make_sampler
     from coderllm_jax.monitoring.progress import ProgressWriter
-    from coderllm_jax.monitoring.resources import peak_memory_bytes
-    from coderllm_jax.monitoring.writers import open_writers
-    from coderllm_jax.reporting.training_report import write_report
-    from coderllm_jax.training.loop import Observers, train
+    from coderllm_jax.training.distributed import barrier, ends_for_all
     from coderllm_jax.training.run import open_run
-    from coderllm_jax.training.run_folder import read_json
+    from coderllm_jax.training.signals import StopSignals
+    from coderllm_jax.training.watchdog import Watchdog
 
     is_first = jax.process_index() == 0
     progress = ProgressWriter(quiet=not (config.logging.progress and is_first))
-    items = find_evaluation_items(config, progress.note)
-    run = open_run(config, folder, items, note=progress.note)
+    signals = StopSignals(grace_period_s=config.checkpoint.grace_period_s, note=progress.note)
+    watchdog = Watchdog(
+        folder.processes,
+        rank=jax.process_index(),
+        count=jax.process_count(),
+        timeout_s=config.safety.hang_timeout_s,
+    )
 
-    def report(record: RunRecord) -> None:
-        record.peak_memory_bytes = max(record.peak_memory_bytes, peak_memory_bytes())
-        run.write_figures(record)
+    def note(text: str) -> None:
+        """What happens before the first step: a moment at which a signal can be obeyed at once."""
+        progress.note(text)
+        watchdog.beat(text, 0)
+        if signals.received:
+            raise ResumableError(f"{signals.received} before the first step; nothing was lost")
+
+    with signals, watchdog, ends_for_all(watchdog.wait_for_silence):
+        # The first process prepares what is missing; the others wait for it.
+        if not is_first:
+            barrier("data is prepared")
+        items = find_evaluation_items(config, note)
         if is_first:
-            write_report(folder)
+            barrier("data is prepared")
+        run = open_run(config, folder, items, note=note)
+        return _run(run, started, progress=progress, signals=signals, watchdog=watchdog)
 
-    with run.open_checkpoints() as checkpoints:
+
+def _run(
+    run: Run, started: float, *, progress: ProgressWriter, signals: StopSignals, watchdog: Watchdog
+) -> TrainingResult:
+    """Trains an opened run from where it is."""
+    import jax
+
+    from coderllm_jax.generation.samples import make_sampler
+    from coderllm_jax.monitoring.resources import peak_memory_bytes
+    from coderllm_jax.monitoring.writers import open_writers
+    from coderllm_jax.reporting.training_report import write_report
+    from coderllm_jax.training.live import LiveFile
+    from coderllm_jax.training.loop import Observers, train
+    from coderllm_jax.training.run_folder import read_json
+    from coderllm_jax.training.steering import Steering
+
+    config, folder = run.config, run.folder
+    is_first = jax.process_index() == 0
+
+    def journal(event: str, step: int, details: Mapping[str, Any]) -> None:
+        rows = {"rows": run.inputs.rows_of_step(step)} if event == "skipped" else {}
+        run.journal.write(event, step, {**details, **rows})
+
+    with run.open_checkpoints(progress.note) as checkpoints:
         state, record, was_restored = run.restore(checkpoints)
-        if record.step == run.num_steps and _is_finished(folder):
+        if record.has_finished(run.num_steps) and _is_finished(folder):
             return TrainingResult(folder.path, read_json(folder.summary), was_finished=True)
-        run.write_beginning()
+        run.write_beginning(record)
+        watchdog.begin_reports()
         progress.begin(num_steps=run.num_steps, step=record.step)
         batches = run.inputs.batches(config, start_step=record.step, stop_step=run.num_steps)
         writer = open_writers(
             config, folder, progress, resumed_from=record.step if was_restored else None
         )
+        live = LiveFile(
+            folder.live, run.journal, values=record.live, step=record.step, note=progress.note
+        )
         wall_before_s = record.wall_s
         record.setup_s += time.perf_counter() - started
         record.wall_s += time.perf_counter() - started
+
+        def report(record: RunRecord) -> None:
+            record.peak_memory_bytes = max(record.peak_memory_bytes, peak_memory_bytes())
+            run.write_figures(
+                record,
+                last_checkpoint=max(checkpoints.steps(), default=None),
+                set_aside=[each._asdict() for each in checkpoints.set_aside],
+                failed_saves=[each._asdict() for each in checkpoints.failures],
+                failed_writers=writer.failures,
+            )
+            if is_first:
+                write_report(folder)
+
         try:
             state = train(
                 config,
@@ -130,14 +235,21 @@ def _train(config: TrainingConfig, folder: RunFolder, started: float) -> Trainin
                     sample=make_sampler(config, run.model, run.program, run.inputs.questions),
                     after_evaluation=report,
                     note=progress.note,
+                    journal=journal,
+                    beat=watchdog.beat,
                 ),
+                steering=Steering(config, record, signals=signals, live=live if is_first else None),
             )
         finally:
             batches.close()
             writer.close()
-        run.save_best_adapter(checkpoints, state, record)
-    record.wall_s = wall_before_s + time.perf_counter() - started
-    report(record)
+        signal = {"signal": signals.received} if record.status == "interrupted" else {}
+        run.journal.write(record.status, record.step, signal)
+        if record.status != "interrupted":  # there may be seconds left only
+            watchdog.beat("writing the adapter", record.step)
+            run.save_best_adapter(checkpoints, state, record)
+        record.wall_s = wall_before_s + time.perf_counter() - started
+        report(record)
     return TrainingResult(folder.path, read_json(folder.summary))
 
 
@@ -181,6 +293,19 @@ def _prepare_default(card: str, note: Callable[[str], None]) -> None:
 def _has_files(folder: Path) -> bool:
     """Whether somebody, `prepare` or the user, has put something there."""
     return folder.is_dir() and any(path.is_file() for path in folder.iterdir())
+
+
+def _find_finished(config: TrainingConfig, folder: RunFolder) -> TrainingResult | None:
+    """The run of exactly this configuration, if it is finished; RunError on a foreign folder."""
+    from coderllm_jax.training.run_folder import read_json
+
+    if not (folder.check_usable() and _is_finished(folder)):
+        return None
+    asked = {name: value for name, value in config.to_dict().items() if name != "distributed"}
+    before = read_json(folder.config)
+    if any(before.get(name) != value for name, value in asked.items()):
+        return None
+    return TrainingResult(folder.path, read_json(folder.summary), was_finished=True)
 
 
 def _is_finished(folder: RunFolder) -> bool:

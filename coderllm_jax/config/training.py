@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
 from coderllm_jax.config.schema import Config, Section, option, section
@@ -103,7 +104,7 @@ class OptimizerSection(Section):
             raise ConfigError(
                 f"optimizer.weight_decay is {self.weight_decay} and optimizer.name is "
                 f"{self.name}, which takes none; "
-                "set it to 0 or name adamw, lion, adafactor or muon"
+                "set it to 0 or name adamw, lion or adafactor"
             )
 
 
@@ -148,6 +149,9 @@ class EvaluationSection(Section):
     max_items: int = option(48, "Evaluation items of the `unseen` split scored each time.", low=1)
     samples: int = option(3, "Answers generated and shown at each evaluation.", low=0, high=64)
     sample_tokens: int = option(48, "Longest sampled answer, in tokens.", low=1)
+    patience: int = option(
+        0, "Evaluations in a row without a lower loss that end the run; 0: never.", low=0
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +159,86 @@ class CheckpointSection(Section):
     every_steps: int = option(20, "Steps between checkpoints; 0: at the end only.", low=0)
     keep_latest: int = option(2, "Newest checkpoints kept.", low=1)
     keep_best: int = option(1, "Checkpoints with the lowest evaluation loss kept.", low=1)
+    grace_period_s: float = option(
+        25.0,
+        "Seconds from SIGTERM to the end of the process, saved or not; schedulers kill after 30.",
+        low=1,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SafetySection(Section):
+    skip_spikes: float = option(
+        6.0,
+        "Standard deviations above the last 64 steps' mean from which a loss or gradient norm is a "
+        "spike, whose batch is skipped; 0: only what is not finite is skipped.",
+        low=0,
+    )
+    max_skipped: int = option(
+        10, "More skipped batches than this among the last 100 end the run.", low=0
+    )
+    hang_timeout_s: float = option(
+        900.0,
+        "Seconds without progress after which the process dumps its stacks and ends with 42; "
+        "0: never. Longer than compilation takes.",
+        low=0,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DistributedSection(Section):
+    enabled: str = option(
+        "auto",
+        "Whether this is one process of several. auto: where Cloud TPU, Slurm, Open MPI, Kubernetes "
+        "or JAX_COORDINATOR_ADDRESS says so, or coordinator is set.",
+        choices=("auto", "on", "off"),
+    )
+    coordinator: str = option("", "HOST:PORT of process 0; empty: as JAX detects it.")
+    num_processes: int = option(0, "Processes of the run; 0: as JAX detects them.", low=0)
+    process_id: int = option(-1, "This process's number; -1: as JAX detects it.", low=-1)
+    timeout_s: float = option(
+        300.0, "Seconds to wait for all processes at the start.", low=1, high=86_400
+    )
+
+    def means_several(self, environment: Mapping[str, str]) -> bool:
+        """Whether this section, and what a launcher has set, say that there are other processes.
+
+        The names are those that JAX's own detection reads. A Slurm job of one task is one process,
+        and so is a shell in an allocation of several: only srun numbers its tasks.
+        """
+        if self.enabled != "auto":
+            return self.enabled == "on"
+        if self.coordinator or self.num_processes > 1:
+            return True
+        if any(map(environment.get, ("JAX_COORDINATOR_ADDRESS", "MEGASCALE_COORDINATOR_ADDRESS"))):
+            return True
+        counts = [environment.get("OMPI_COMM_WORLD_SIZE", "")]
+        if "SLURM_STEP_NODELIST" in environment:
+            counts.append(environment.get("SLURM_NTASKS", ""))
+        if any(count.isdecimal() and int(count) > 1 for count in counts):
+            return True
+        workers = map(environment.get, ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"))
+        if any("," in (names or "") for names in workers):
+            return True
+        return "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment
+
+    def check(self) -> None:
+        given = bool(self.coordinator), self.num_processes > 0, self.process_id >= 0
+        if any(given) and self.enabled == "off":
+            raise ConfigError(
+                "distributed.enabled is off and distributed.coordinator, num_processes or "
+                "process_id is set; leave them out or set distributed.enabled=on"
+            )
+        if self.num_processes and self.process_id >= self.num_processes:
+            raise ConfigError(
+                f"distributed.process_id is {self.process_id} of {self.num_processes} processes; "
+                f"expected 0 to {self.num_processes - 1}"
+            )
+        port = self.coordinator.rpartition(":")[2]
+        if self.coordinator and not (":" in self.coordinator and port.isdecimal()):
+            raise ConfigError(
+                f"distributed.coordinator is {self.coordinator!r}; expected HOST:PORT"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +274,8 @@ class TrainingConfig(Config):
     mesh: MeshSection = section(MeshSection)
     evaluation: EvaluationSection = section(EvaluationSection)
     checkpoint: CheckpointSection = section(CheckpointSection)
+    safety: SafetySection = section(SafetySection)
+    distributed: DistributedSection = section(DistributedSection)
     logging: LoggingSection = section(LoggingSection)
 
     @property

@@ -3,12 +3,13 @@
     step             0         1         2    |    3         4         5    |    6  ...
     epoch            0                        |    1                        |    2
     global row    0 1 2 3   4 5 6 7   8 9 . . |  12 ...                     |
-    host 0 of 2   0 1       4 5       8 9     |                                  batch_size 4
-    host 1 of 2       2 3       6 7       . . |                                  .  an empty row
+    rows 0 to 2   0 1       4 5       8 9     |                                  batch_size 4
+    rows 2 to 4       2 3       6 7       . . |                                  .  an empty row
 
 Every epoch begins a step: its last batch is filled up with empty rows (weights and segments 0). A
-batch therefore depends on the data, the seed and its step alone, not on how long the run is to be:
-starting at step s gives what running to s would have given, also after epochs were added.
+batch therefore depends on the data, the seed and its step alone, not on how long the run is to be,
+nor on how many hosts make it: starting at step s gives what running to s would have given, also
+after epochs were added, and also where each host then makes another part of every batch.
 
 Owns the order of batches, each host's part of them, and the Grain iterator. The plan of an epoch
 is made when it is first needed, and at most two are kept.
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import bisect
 import sys
-from typing import cast
+from typing import NamedTuple, cast
 
 import grain
 import numpy as np
@@ -27,18 +28,29 @@ from absl import flags
 
 from coderllm_jax.data.packing import RowPlan, fill_row, plan_rows
 from coderllm_jax.data.tokenized import TokenizedExamples
-from coderllm_jax.errors import ConfigError, DataError
+from coderllm_jax.errors import DataError
 from coderllm_jax.records import PackedBatch
 
 # Rows go on for as many epochs as are asked for; Grain wants a length all the same.
 _ENDLESS_STEPS = 2**40
 
 
-class PackedRows:
-    """Packed rows of all epochs by global row number: a Grain random-access source.
+class BatchPart(NamedTuple):
+    """Which rows of every batch a host makes; those past the batch's size are empty ones.
 
-    Items are PackedBatch with fields [L]. Holds no position and no lock: caches are replaced as a
-    whole, so that threads may share it and worker processes may be given a copy.
+    A host that holds every device makes them all, and so does each of several whose devices split
+    nothing but the weights.
+    """
+
+    start: int
+    stop: int
+
+
+class PackedRows:
+    """Packed rows of all epochs by global row number: PackedBatch with fields [L].
+
+    Holds no position and no lock: caches are replaced as a whole, so that threads may share it and
+    worker processes may be given a copy.
     """
 
     def __init__(
@@ -119,6 +131,16 @@ class PackedRows:
             self._plans = dict([*newest, (epoch, plan)])
         return plan
 
+    def part_of_step(self, step: int, part: BatchPart) -> PackedBatch:
+        """The `part`'s rows [stop - start, L] of the batch of `step` (from 0)."""
+        first = step * self.batch_size
+        empty = fill_row([], [], sequence_length=self.sequence_length)
+        rows = [
+            self[first + place] if place < self.batch_size else empty
+            for place in range(part.start, part.stop)
+        ]
+        return PackedBatch(*map(np.stack, zip(*rows, strict=True)))
+
     def _members(self, row: int) -> npt.NDArray[np.int64]:
         """Examples of a global row; none for a row that only fills up a batch."""
         epoch = self.epoch_of_step(row // self.batch_size)
@@ -134,23 +156,17 @@ def make_train_iterator(
     stop_step: int | None = None,
     workers: int = 0,
     prefetch: int = 4,
-    process_index: int = 0,
-    process_count: int = 1,
+    part: BatchPart | None = None,
 ) -> grain.DatasetIterator[PackedBatch]:
-    """This host's part [batch_size / process_count, L] of every batch from `start_step` on.
+    """This host's part (None: all) of every batch from `start_step` on, fields [rows, L].
 
-    The parts of all hosts, one after another, are the global batch. `prefetch` batches are made
-    ahead, by a thread of this process or by `workers` processes; both give the same batches.
-    Without `stop_step` it never ends. Close it after use.
+    `prefetch` batches are made ahead, by a thread of this process or by `workers` processes; both
+    give the same batches. Without `stop_step` it never ends. Close it after use.
     """
-    if rows.batch_size % process_count:
-        raise ConfigError(
-            f"batch_size is {rows.batch_size}; expected a multiple of the {process_count} hosts; "
-            f"change it to {-(-rows.batch_size // process_count) * process_count}"
-        )
-    batches = grain.MapDataset.source(rows).batch(rows.batch_size // process_count)
-    local = batches[process_index::process_count]
-    steps = local[start_step : _ENDLESS_STEPS if stop_step is None else stop_step]
+    source = _BatchSource(rows, part or BatchPart(0, rows.batch_size))
+    steps = grain.MapDataset.source(source)[
+        start_step : _ENDLESS_STEPS if stop_step is None else stop_step
+    ]
     per_process = max(1, prefetch // max(1, workers))
     # One thread: rows are made under the interpreter's lock, and more would only contend for it.
     reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=per_process)
@@ -175,18 +191,26 @@ def evaluation_batches(
     *,
     sequence_length: int,
     batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    part: BatchPart | None = None,
 ) -> list[PackedBatch]:
-    """Every example once, packed in a fixed order: this host's part of each batch."""
+    """Every example once, packed in a fixed order: this host's part (None: all) of each batch."""
     rows = PackedRows(examples, sequence_length=sequence_length, batch_size=batch_size, seed=None)
-    iterator = make_train_iterator(
-        rows,
-        stop_step=rows.num_steps(1),
-        process_index=process_index,
-        process_count=process_count,
-    )
-    try:
-        return list(iterator)
-    finally:
-        iterator.close()
+    part = part or BatchPart(0, batch_size)
+    return [rows.part_of_step(step, part) for step in range(rows.num_steps(1))]
+
+
+class _BatchSource:
+    """Batches by step: a Grain random-access source."""
+
+    def __init__(self, rows: PackedRows, part: BatchPart) -> None:
+        self._rows, self._part = rows, part
+
+    def __len__(self) -> int:
+        return _ENDLESS_STEPS
+
+    def __getitem__(self, step: int) -> PackedBatch:
+        return self._rows.part_of_step(int(step), self._part)
+
+    def __repr__(self) -> str:
+        # Grain writes its sources into logs: not with all their tokens.
+        return f"batches of {self._rows}"

@@ -68,6 +68,22 @@ def row_multiple(mesh: Mesh, accumulation_steps: int = 1) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"] * accumulation_steps
 
 
+def host_rows(mesh: Mesh, num_rows: int) -> range:
+    """Which of a batch's rows this process's devices hold; `num_rows` is a `row_multiple`.
+
+    Where only tensor spans hosts, each of them holds all rows.
+    """
+    places = batch_sharding(mesh).addressable_devices_indices_map((num_rows, 1)).values()
+    held = sorted({index[0].indices(num_rows)[:2] for index in places if index is not None})
+    first, last = held[0][0], held[-1][1]
+    if sum(stop - start for start, stop in held) != last - first:
+        raise ConfigError(
+            f"mesh {'x'.join(map(str, mesh.devices.shape))} gives a host rows that do not lie "
+            "together; make mesh.tensor or mesh.fsdp a multiple of the devices of one host"
+        )
+    return range(first, last)
+
+
 def weight_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     """The rule for one variable: `blocks/query`, `embedding`, or an adapter's `query/a`."""
     parts = path.split("/")

@@ -11,17 +11,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import grain
-import jax
 import numpy as np
 
 from coderllm_jax.config.training import TrainingConfig
 from coderllm_jax.data.holdout import hold_out
-from coderllm_jax.data.pipeline import PackedRows, evaluation_batches, make_train_iterator
+from coderllm_jax.data.pipeline import (
+    BatchPart,
+    PackedRows,
+    evaluation_batches,
+    make_train_iterator,
+)
 from coderllm_jax.data.prompts import encode_few_shot
 from coderllm_jax.data.sources import SourceReport, read_examples
 from coderllm_jax.data.tokenized import TokenizedExamples, tokenize_examples
@@ -44,6 +48,12 @@ class Inputs:
     questions: Sequence[Sample]
     sha256: str
     statistics: dict[str, Any]
+    locate: Callable[[int], str]
+    part: BatchPart | None = None
+
+    def rows_of_step(self, step: int) -> list[str]:
+        """File and line of every row in the batch of `step` (from 1), for a person to look at."""
+        return [self.locate(int(place)) for place in self.rows.examples_in_step(step - 1)]
 
     def num_steps(self, config: TrainingConfig) -> int:
         """Steps of the whole run: as asked, or as many as the epochs take."""
@@ -59,8 +69,7 @@ class Inputs:
             stop_step=stop_step,
             workers=config.data.workers,
             prefetch=config.data.prefetch,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            part=self.part,
         )
 
 
@@ -75,9 +84,10 @@ class Consumption:
         self._step = 0
         self._times = np.zeros(len(inputs.examples), np.int64)
 
-    def advance(self, step: int) -> None:
-        """Counts on to the end of step `step`."""
-        for each in range(self._step, step):
+    def advance(self, step: int, *, skipped: Collection[int] = ()) -> None:
+        """Counts on to the end of step `step`; nothing was learnt from the `skipped` ones."""
+        left_out = {each - 1 for each in skipped}  # batches are numbered from 0
+        for each in set(range(self._step, step)) - left_out:
             np.add.at(self._times, self._inputs.rows.examples_in_step(each), 1)
         self._step = step
 
@@ -115,11 +125,12 @@ def read_inputs(
     items: Sequence[EvalItem] | None,
     *,
     rows: tuple[list[Example], SourceReport] | None = None,
+    part: BatchPart | None = None,
 ) -> Inputs:
     """Tokenizes and plans; reads the rows first unless they are handed in.
 
-    `items` None: evaluation rows are held out of the training rows. Raises DataError naming file,
-    row and remedy.
+    `items` None: evaluation rows are held out of the training rows. `part`: the rows of every batch
+    that this host makes. Raises DataError naming file, row and remedy.
     """
     examples, report = read_rows(config) if rows is None else rows
     places = list(range(len(examples)))
@@ -127,12 +138,16 @@ def read_inputs(
         places, items = hold_out(examples, max_items=config.evaluation.max_items)
         examples = [examples[place] for place in places]
     length = config.data.sequence_length
+
+    def locate(index: int) -> str:
+        return report.locate(places[index])
+
     tokenized = tokenize_examples(
         tokenizer,
         examples,
         sequence_length=length,
         on_long_example=config.data.on_long_example,
-        locate=lambda index: report.locate(places[index]),
+        locate=locate,
     )
     packed = PackedRows(
         tokenized.examples,
@@ -149,8 +164,7 @@ def read_inputs(
             encoded,
             sequence_length=length,
             batch_size=config.batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            part=part,
         )
 
     asked = [Example.from_question(item.question, item.answer) for item in chosen]
@@ -168,6 +182,8 @@ def read_inputs(
             for item in vary_kinds(fitting)[: config.evaluation.samples]
         ],
         sha256=report.sha256,
+        locate=locate,
+        part=part,
         statistics={
             **report.to_dict(),
             "num_trained": len(tokenized.examples),

@@ -8,8 +8,6 @@ import optax
 
 from coderllm_jax.config.training import OptimizerSection
 
-Schedule = Callable[[int], float]
-
 
 def make_schedule(
     section: OptimizerSection, *, learning_rate: float, num_steps: int
@@ -41,17 +39,20 @@ def make_schedule(
     return optax.join_schedules([ramp, shape], [warmup])
 
 
-def make_optimizer(
-    section: OptimizerSection, schedule: optax.Schedule
-) -> optax.GradientTransformation:
-    """The named optimizer with its schedule, after clipping by global norm where asked."""
+def make_optimizer(section: OptimizerSection) -> optax.GradientTransformation:
+    """The named optimizer at a learning rate of 1, after clipping by global norm where asked.
+
+    The step multiplies the update by its learning rate: one number for all of them, which a run
+    may scale while it is going and which does not count on past a batch that was skipped. Weight
+    decay is multiplied with it, as in AdamW, also adafactor's.
+    """
     decay, b1, b2, eps = section.weight_decay, section.b1, section.b2, section.eps
     makers: dict[str, Callable[[], optax.GradientTransformation]] = {
-        "adamw": lambda: optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=decay),
-        "adam": lambda: optax.adam(schedule, b1=b1, b2=b2, eps=eps),
-        "lion": lambda: optax.lion(schedule, b1=b1, b2=b2, weight_decay=decay),
-        "adafactor": lambda: optax.adafactor(schedule, weight_decay_rate=decay or None),
-        "sgd": lambda: optax.sgd(schedule, momentum=b1 or None),
+        "adamw": lambda: optax.adamw(1.0, b1=b1, b2=b2, eps=eps, weight_decay=decay),
+        "adam": lambda: optax.adam(1.0, b1=b1, b2=b2, eps=eps),
+        "lion": lambda: optax.lion(1.0, b1=b1, b2=b2, weight_decay=decay),
+        "adafactor": lambda: optax.adafactor(1.0, weight_decay_rate=decay or None),
+        "sgd": lambda: optax.sgd(1.0, momentum=b1 or None),
     }
     optimizer = makers[section.name]()
     if not section.clip_norm:

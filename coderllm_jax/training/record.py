@@ -24,11 +24,16 @@ class RunRecord:
     """Cumulative over all sessions of one run. `step` is also the index of the next batch.
 
     `evaluations` holds the rows of metrics.jsonl that have `eval_loss`, the baseline (step 0)
-    first. `step_times_s` are the latest steady step times, without compilation.
+    first. `step_times_s` are the latest steady step times, without compilation. `planned_steps` is
+    what `status` finished means; `failure` says why a run diverged. `skipped_steps` are those whose
+    batch was not learnt from, `live` what live.yaml has set by now.
     """
 
     step: int = 0
     status: str = "running"
+    planned_steps: int = 0
+    stopped_early_at: int | None = None
+    failure: str = ""
     tokens: int = 0
     loss_tokens: int = 0
     setup_s: float = 0.0
@@ -43,6 +48,8 @@ class RunRecord:
     baseline_few_shot_loss: float | None = None
     evaluations: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     step_times_s: list[float] = dataclasses.field(default_factory=list)
+    skipped_steps: list[int] = dataclasses.field(default_factory=list)
+    live: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def baseline(self) -> dict[str, Any] | None:
@@ -66,6 +73,12 @@ class RunRecord:
     def final(self) -> dict[str, Any] | None:
         """The last evaluation of a trained step."""
         return next((row for row in reversed(self.evaluations) if row["step"] > 0), None)
+
+    def has_finished(self, num_steps: int) -> bool:
+        """Whether a run of `num_steps` has nothing left to do; early stopping ends it, too."""
+        return self.step >= num_steps or (
+            self.status == "finished" and self.planned_steps == num_steps
+        )
 
     def add_step(self, seconds: float) -> None:
         """Counts one finished step's time."""

@@ -2,11 +2,11 @@
 
     open_run(config) ──► Run(config, folder, model, inputs, program, num_steps)
         .restore(checkpoints)    where to begin
-        .write_beginning()       config.json, manifest.json
+        .write_beginning()       config.json, manifest.json, a line in journal.jsonl
         .write_figures(record)   training_rows.json, report/summary.json
         .save_best_adapter(...)  adapter/
 
-One process with any number of devices; `open_run` refuses several, which nothing starts yet.
+Any number of processes and devices. Process 0 writes; see `distributed` about how the others agree.
 """
 
 from __future__ import annotations
@@ -20,18 +20,21 @@ from typing import Any
 import jax
 
 from coderllm_jax.config.training import TrainingConfig
-from coderllm_jax.errors import DeviceError, RunError
+from coderllm_jax.data.pipeline import BatchPart
+from coderllm_jax.errors import RunError
 from coderllm_jax.model.load import LoadedModel, load_model
 from coderllm_jax.model.precision import resolve_precision
-from coderllm_jax.model.sharding import make_mesh, row_multiple, sharding_by_path
+from coderllm_jax.model.sharding import host_rows, make_mesh, row_multiple, sharding_by_path
 from coderllm_jax.records import EvalItem
 from coderllm_jax.training.adapter import fetch, save_adapter
 from coderllm_jax.training.checkpoint import Checkpoints
 from coderllm_jax.training.devices import peak_flops
+from coderllm_jax.training.distributed import must_agree
 from coderllm_jax.training.inputs import Consumption, Inputs, read_inputs, read_rows
+from coderllm_jax.training.journal import Journal
 from coderllm_jax.training.manifest import build_manifest
 from coderllm_jax.training.record import RunRecord
-from coderllm_jax.training.run_folder import RunFolder, read_json, write_json
+from coderllm_jax.training.run_folder import RunFolder, flatten, read_json, write_json
 from coderllm_jax.training.step import Program, TrainState, build_program
 from coderllm_jax.training.summary import summarize
 
@@ -75,19 +78,26 @@ class Run:
         """Which rows have been trained on."""
         return Consumption(self.inputs)
 
-    def open_checkpoints(self) -> Checkpoints:
-        """The run's checkpoints, to be closed after use."""
+    @functools.cached_property
+    def journal(self) -> Journal:
+        """The run's history; kept by the first process."""
+        return Journal(None if jax.process_index() else self.folder.journal)
+
+    def open_checkpoints(self, note: Callable[[str], None]) -> Checkpoints:
+        """The run's checkpoints, to be closed after use; `note` is told of damage and failures."""
         section = self.config.checkpoint
         return Checkpoints(
-            self.folder.checkpoints, keep_latest=section.keep_latest, keep_best=section.keep_best
+            self.folder.checkpoints,
+            keep_latest=section.keep_latest,
+            keep_best=section.keep_best,
+            note=note,
         )
 
     def restore(self, checkpoints: Checkpoints) -> tuple[TrainState, RunRecord, bool]:
         """State and record to go on from, and whether they come from a checkpoint."""
-        fresh = self.program.init_state()
-        restored = checkpoints.restore_latest(fresh)
+        restored = checkpoints.restore_latest(self.program.abstract_state)
         if restored is None:
-            return fresh, RunRecord(), False
+            return self.program.init_state(), RunRecord(), False
         state, record = restored
         if record.step > self.num_steps:
             raise RunError(
@@ -96,8 +106,8 @@ class Run:
             )
         return state, record, True
 
-    def write_beginning(self) -> None:
-        """Writes what is known before the first step."""
+    def write_beginning(self, record: RunRecord) -> None:
+        """Writes what is known before the first step of this session, and that it begins."""
         if jax.process_index():
             return
         before = read_json(self.folder.manifest) if self.folder.manifest.is_file() else {}
@@ -114,14 +124,16 @@ class Run:
             program=self.program.description,
             num_steps=self.num_steps,
         )
-        write_json(self.folder.config, self.config.to_dict())
+        origins = {"origins": dict(self.config.origins)}
+        write_json(self.folder.config, self.config.to_dict() | origins)
         write_json(self.folder.manifest, manifest)
+        self.journal.write("started", record.step, {"devices": manifest["devices"]})
 
-    def write_figures(self, record: RunRecord) -> None:
-        """Writes which rows were consumed so far, and the summary."""
+    def write_figures(self, record: RunRecord, **more: Any) -> None:
+        """Writes which rows were consumed so far, and the summary with `more` in it."""
         if jax.process_index():
             return
-        self.consumption.advance(record.step)
+        self.consumption.advance(record.step, skipped=record.skipped_steps)
         description = self.program.description
         flops = (
             record.tokens * description["flops_per_token"]
@@ -135,6 +147,7 @@ class Run:
             flops_per_step=flops / record.step if record.step else None,
             peak_flops=peak_flops(),
             planned_steps=self.num_steps,
+            **more,
         )
         write_json(self.folder.training_rows, self.consumption.to_dict())
         write_json(self.folder.summary, summary)
@@ -147,7 +160,15 @@ class Run:
         if best is None:
             return
         if best["step"] != record.step or record.status == "diverged":
-            state, _ = checkpoints.restore(best["step"], state)
+            restored = checkpoints.restore_best(self.program.abstract_state)
+            if restored is None:
+                raise RunError(
+                    f"{self.folder.checkpoints}: neither step {best['step']}, which was the best, "
+                    "nor any other can be read any more; train again in a new workdir"
+                )
+            state, found = restored
+            rows = [row for row in found.evaluations if row["step"] == found.step]
+            best = rows[-1] if rows else {"step": found.step, "eval_loss": None}
         tensors = fetch(state.trainable)
         if jax.process_index():
             return
@@ -173,18 +194,15 @@ def open_run(
 ) -> Run:
     """Loads the model, reads the data and builds the program; see `read_inputs` about `items`.
 
-    What is cheap comes first: the mesh, then the rows, then the model. Raises
-    RunError where the folder's run is not the one that `config` asks for, and DeviceError where
-    JAX was started as several processes.
+    What is cheap comes first: the mesh, then the rows, then the model. Raises RunError where the
+    folder's run is not the one that `config` asks for, and ConfigError where another process has
+    other data or another model.
     """
-    if jax.process_count() > 1:
-        raise DeviceError(
-            f"JAX runs as {jax.process_count()} processes; expected one, with all of its host's "
-            "devices: start this command once, without jax.distributed"
-        )
     mesh = make_mesh(config.mesh)
     multiple = row_multiple(mesh, config.optimizer.accumulation_steps)
-    if missing := -config.batch_size % multiple:
+    missing = -config.batch_size % multiple
+    held = host_rows(mesh, config.batch_size + missing)
+    if missing:
         note(
             f"{missing} of {config.batch_size + missing} rows of every step stay empty on this "
             f"mesh; make batch_size a multiple of {multiple} to use them"
@@ -201,10 +219,13 @@ def open_run(
         sharding=sharding_by_path(mesh),
     )
     note("tokenizing the rows")
-    inputs = read_inputs(config, model.tokenizer, items, rows=rows)
+    part = BatchPart(held.start, held.stop)
+    inputs = read_inputs(config, model.tokenizer, items, rows=rows, part=part)
     num_steps = inputs.num_steps(config)
     program = build_program(config, model, num_steps=num_steps, mesh=mesh)
-    run = Run(config, folder, model, inputs, program, num_steps)
+    # The program has the weights; in full fine-tuning a second reference would keep a copy.
+    run = Run(config, folder, model._replace(weights={}), inputs, program, num_steps)
+    must_agree("run", flatten(run.identity))
     if folder.manifest.is_file():
         folder.check_identity(run.identity)
     return run

@@ -3,6 +3,9 @@
     runs/lora/
       config.json           what was asked
       manifest.json         versions, hashes, devices; `identity` is what a resume must share
+      journal.jsonl         what happened to it, see training.journal
+      live.yaml             yours: changes a run that is going, see training.live
+      processes/            where every process is, see training.watchdog
       training_rows.json    which rows and symbols were trained on, and how often
       metrics/              metrics.jsonl, samples.jsonl, TensorBoard events
       checkpoints/          see training.checkpoint
@@ -43,6 +46,18 @@ class RunFolder:
     @property
     def training_rows(self) -> Path:
         return self.path / "training_rows.json"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal.jsonl"
+
+    @property
+    def live(self) -> Path:
+        return self.path / "live.yaml"
+
+    @property
+    def processes(self) -> Path:
+        return self.path / "processes"
 
     @property
     def metrics(self) -> Path:
@@ -93,6 +108,8 @@ class RunFolder:
 
     def _is_beginning(self, entry: Path) -> bool:
         """Whether a run that was stopped before its manifest leaves this; nothing worth keeping."""
+        if entry in (self.live, self.journal, self.processes):
+            return True
         if entry in (self.checkpoints, self.metrics):
             return entry.is_dir() and not any(
                 inner.is_file() and inner.stat().st_size for inner in entry.rglob("*")

@@ -1,10 +1,11 @@
 """The training step: pure, jitted once, donated. Owns no loop, no file and no data.
 
-    TrainState(step, trainable, opt_state) ── train_step(batch) ──> TrainState, StepMetrics
+    TrainState ── train_step(batch, control) ──> TrainState, StepMetrics
 
 Trainable is the adapters' tree under LoRA and the whole weights' tree in full fine-tuning; the
 step is the same code. A step's loss is the sum over its supervised tokens divided by their number,
-also over micro-batches, so that neither padding nor accumulation changes what is optimized.
+also over micro-batches, so that neither padding nor accumulation changes what is optimized. A
+batch that `guard` refuses leaves everything but the step's number as it was.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from coderllm_jax.model.precision import resolve_precision
 from coderllm_jax.model.sharding import (
     BATCH_AXES,
     batch_sharding,
+    host_rows,
     make_mesh,
     replicated,
     row_multiple,
@@ -39,6 +41,8 @@ from coderllm_jax.model.sharding import (
     weight_spec,
 )
 from coderllm_jax.records import PackedBatch
+from coderllm_jax.training import guard
+from coderllm_jax.training.control import Control, agree, put_control
 from coderllm_jax.training.optimizer import make_optimizer, make_schedule
 
 
@@ -48,30 +52,37 @@ class TrainState(NamedTuple):
     step: jax.Array  # int32 []
     trainable: dict[str, Any]  # float32
     opt_state: optax.OptState
+    recent: guard.Recent
 
 
 class StepMetrics(NamedTuple):
-    """Float32 scalars on the device; fetch them one step late."""
+    """Scalars on the device; fetch them one step late."""
 
     loss: jax.Array  # mean over supervised tokens
     loss_tokens: jax.Array  # supervised tokens
     tokens: jax.Array  # positions that are not padding
     grad_norm: jax.Array  # before clipping
     learning_rate: jax.Array
+    verdict: jax.Array  # index of guard.REASONS: 0 where the batch was learnt from
+    control: Control  # what all processes agreed on for this step
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
     """Everything compiled for one model, mesh and configuration.
 
-    `frozen` is empty in full fine-tuning, where the state holds the weights. `put_batch` takes
-    this host's rows; `compiled_step_text` is the optimized module, for those who audit it.
+    `frozen` is empty in full fine-tuning, where the state holds the weights, and `init_state` may
+    be called once only, because it gives the loaded ones away. `abstract_state` has shapes, dtypes
+    and shardings of a state, to restore one without making one. `put_batch` takes this host's
+    rows; `compiled_step_text` is the optimized module, for those who audit it.
     """
 
     mesh: Mesh
     frozen: dict[str, Any]
+    abstract_state: TrainState
     init_state: Callable[[], TrainState]
-    train_step: Callable[[TrainState, PackedBatch], tuple[TrainState, StepMetrics]]
+    train_step: Callable[..., tuple[TrainState, StepMetrics]]
+    put_control: Callable[[Control], jax.Array]
     eval_step: Callable[[TrainState, PackedBatch], LossSums]
     put_batch: Callable[[PackedBatch], PackedBatch]
     compiled_step_text: Callable[[TrainState, PackedBatch], str]
@@ -87,6 +98,7 @@ class _Recipe:
     head: HeadOptions
     full: bool
     accumulation_steps: int
+    skip_spikes: float
     seed: int
 
 
@@ -108,7 +120,7 @@ def build_program(
     schedule = make_schedule(
         config.optimizer, learning_rate=config.learning_rate, num_steps=num_steps
     )
-    optimizer = make_optimizer(config.optimizer, schedule)
+    optimizer = make_optimizer(config.optimizer)
     frozen = jax.device_put(_cast_weights(weights, recipe), tree_shardings(weights, mesh))
     make_state = functools.partial(_new_state, recipe=recipe, config=config, optimizer=optimizer)
     source = frozen if recipe.full else {}
@@ -120,7 +132,7 @@ def build_program(
     init = jax.jit(make_state, out_shardings=state_shardings)
     train = jax.jit(
         functools.partial(_train_step, recipe=recipe, optimizer=optimizer, schedule=schedule),
-        in_shardings=(state_shardings, None, batches),
+        in_shardings=(state_shardings, None, batches, None),
         out_shardings=(state_shardings, whole),
         donate_argnums=0,
     )
@@ -131,28 +143,43 @@ def build_program(
     )
     # In full fine-tuning the state holds the weights: the step is handed no others.
     kept = {} if recipe.full else frozen
+    # The one reference to weights that are trained, so that giving it away frees them.
+    given = [source]
+    del weights, frozen, source
+    put = functools.lru_cache(maxsize=8)(functools.partial(put_control, mesh=mesh))
+    # The default is made here: making it in the loop would be a transfer nobody asked for.
+    nothing_said = put(Control())
 
-    def under_mesh(function: Callable, *leading: Any) -> Callable:
-        def call(state: TrainState, batch: PackedBatch) -> Any:
-            with jax.set_mesh(mesh):
-                return function(state, *leading, batch)
+    def train_step(
+        state: TrainState, batch: PackedBatch, control: jax.Array = nothing_said
+    ) -> tuple[TrainState, StepMetrics]:
+        with jax.set_mesh(mesh):
+            return train(state, kept, batch, control)
 
-        return call
+    def eval_step(state: TrainState, batch: PackedBatch) -> LossSums:
+        with jax.set_mesh(mesh):
+            return evaluate(state, kept, batch)
 
     def compiled_step_text(state: TrainState, batch: PackedBatch) -> str:
         with jax.set_mesh(mesh):
-            return train.lower(state, kept, batch).compile().as_text() or ""
+            return train.lower(state, kept, batch, nothing_said).compile().as_text() or ""
 
     def init_state() -> TrainState:
         with jax.set_mesh(mesh):
-            return init(source)
+            return init(given.pop() if recipe.full else given[0])
 
     return Program(
         mesh=mesh,
         frozen=kept,
+        abstract_state=jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            abstract,
+            state_shardings,
+        ),
         init_state=init_state,
-        train_step=under_mesh(train, kept),
-        eval_step=under_mesh(evaluate, kept),
+        train_step=train_step,
+        put_control=put,
+        eval_step=eval_step,
         put_batch=functools.partial(
             _put_batch,
             mesh=mesh,
@@ -191,6 +218,7 @@ def _recipe(config: TrainingConfig, architecture: Architecture, *, platform: str
         ),
         full=full,
         accumulation_steps=config.optimizer.accumulation_steps,
+        skip_spikes=config.safety.skip_spikes,
         seed=config.seed,
     )
 
@@ -226,7 +254,8 @@ def _new_state(
             rank=config.lora.rank,
             key=_key(config.seed, "init"),
         )
-    return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable))
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(step, trainable, optimizer.init(trainable), guard.nothing_yet())
 
 
 def _state_shardings(abstract: TrainState, mesh: Mesh) -> TrainState:
@@ -248,6 +277,7 @@ def _state_shardings(abstract: TrainState, mesh: Mesh) -> TrainState:
         replicated(mesh),
         trainable,
         jax.tree_util.tree_map_with_path(like_parameter, abstract.opt_state),
+        jax.tree.map(lambda _: replicated(mesh), abstract.recent),
     ]
     return TrainState(*parts)
 
@@ -280,6 +310,7 @@ def _train_step(
     state: TrainState,
     frozen: dict[str, Any],
     batch: PackedBatch,
+    words_NC: jax.Array,
     *,
     recipe: _Recipe,
     optimizer: optax.GradientTransformation,
@@ -298,16 +329,31 @@ def _train_step(
         grads, sums = _accumulate(gradient, state.trainable, batch, step_key, recipe=recipe)
     count = jnp.maximum(sums.weight, 1.0)  # a step of padding only changes nothing
     grads = jax.tree.map(lambda g: g / count, grads)
+    loss, grad_norm = sums.loss / count, optax.tree.norm(grads)
+    verdict = guard.judge(state.recent, loss, grad_norm, deviations=recipe.skip_spikes)
+    accepted = verdict == 0
+    control = agree(words_NC)
+    learning_rate = jnp.asarray(schedule(state.step), jnp.float32) * control.learning_rate_scale
     updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
+    updates = jax.tree.map(lambda update: learning_rate * update, updates)
     trainable = optax.apply_updates(state.trainable, updates)
+    trainable, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(accepted, new, old),
+        (trainable, opt_state),
+        (state.trainable, state.opt_state),
+    )
+    # A step of padding says nothing about what is usual.
+    recent = guard.remember(state.recent, loss, grad_norm, accepted & (sums.weight > 0))
     metrics = StepMetrics(
-        loss=sums.loss / count,
+        loss=loss,
         loss_tokens=sums.weight,
         tokens=jnp.sum(batch.segments > 0).astype(jnp.float32),
-        grad_norm=optax.tree.norm(grads),
-        learning_rate=jnp.asarray(schedule(state.step), jnp.float32),
+        grad_norm=grad_norm,
+        learning_rate=learning_rate,
+        verdict=verdict,
+        control=control,
     )
-    return TrainState(state.step + 1, trainable, opt_state), metrics
+    return TrainState(state.step + 1, trainable, opt_state, recent), metrics
 
 
 def _accumulate(
@@ -354,11 +400,12 @@ def _put_batch(batch: PackedBatch, *, mesh: Mesh, multiple: int) -> PackedBatch:
     A batch smaller than the mesh then works, if wastefully: an empty row counts for nothing.
     """
     sharding = batch_sharding(mesh)
+    part = host_rows(mesh, multiple)
 
     def place(rows: Any) -> jax.Array:
-        missing = -len(rows) % multiple
-        filled = np.pad(np.asarray(rows), ((0, missing), (0, 0)))
-        return jax.make_array_from_process_local_data(sharding, filled)
+        filled = np.pad(np.asarray(rows), ((0, -len(rows) % len(part)), (0, 0)))
+        shape = (multiple * len(filled) // len(part), *filled.shape[1:])
+        return jax.make_array_from_process_local_data(sharding, filled, shape)
 
     return PackedBatch(*map(place, batch))
 

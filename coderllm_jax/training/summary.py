@@ -58,9 +58,12 @@ def summarize(
         verdict = "diverged"
     return {
         "status": record.status,
+        "failure": record.failure or None,
+        "stopped_early": record.status == "finished" and record.stopped_early_at == record.step,
         "model": model,
         "steps": record.step,
         "examples": examples,
+        "skipped_batches": len(record.skipped_steps),
         "tokens": record.tokens,
         "loss_tokens": record.loss_tokens,
         "baseline_eval_loss": baseline["eval_loss"] if baseline else None,

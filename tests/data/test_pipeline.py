@@ -11,10 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coderllm_jax.data.pipeline import PackedRows, evaluation_batches, make_train_iterator
+from coderllm_jax.data.pipeline import (
+    BatchPart,
+    PackedRows,
+    evaluation_batches,
+    make_train_iterator,
+)
 from coderllm_jax.data.prompts import Encoded
 from coderllm_jax.data.tokenized import TokenizedExamples
-from coderllm_jax.errors import ConfigError, DataError
+from coderllm_jax.errors import DataError
 from coderllm_jax.records import PackedBatch
 
 LENGTH = 24
@@ -115,10 +120,14 @@ def test_the_hosts_parts_in_order_are_the_global_batch(sizes, start, hosts, rows
     rows = make_rows(sizes, batch_size=hosts * rows_a_host)
     whole = take(rows, start, start + 4)
     parts = [
-        take(make_rows(sizes, batch_size=hosts * rows_a_host), start, start + 4,
-             process_index=host, process_count=hosts)
+        take(
+            make_rows(sizes, batch_size=hosts * rows_a_host),
+            start,
+            start + 4,
+            part=BatchPart(host * rows_a_host, (host + 1) * rows_a_host),
+        )
         for host in range(hosts)
-    ]  # fmt: skip
+    ]
     joined = [
         PackedBatch(*(np.concatenate(fields) for fields in zip(*step, strict=True)))
         for step in zip(*parts, strict=True)
@@ -126,9 +135,14 @@ def test_the_hosts_parts_in_order_are_the_global_batch(sizes, start, hosts, rows
     assert_same(joined, whole)
 
 
-def test_hosts_must_divide_the_batch():
-    with pytest.raises(ConfigError, match="batch_size is 4; expected a multiple of the 3 hosts"):
-        make_train_iterator(make_rows([5]), process_count=3)
+def test_rows_past_the_batch_are_empty():
+    rows = make_rows(RANDOM, batch_size=3)
+    (whole,), (rest,) = take(rows, 5, 6), take(rows, 5, 6, part=BatchPart(2, 4))
+    assert_same(
+        [rest._replace(**{name: getattr(rest, name)[:1] for name in rest._fields})],
+        [whole._replace(**{name: getattr(whole, name)[2:] for name in whole._fields})],
+    )
+    assert not any(field[1].any() for field in rest)
 
 
 def test_worker_processes_give_the_same_batches(tmp_path):
@@ -209,15 +223,14 @@ def test_evaluation_holds_every_example_once_in_a_fixed_order(sizes, hosts):
             numbered(sizes),
             sequence_length=LENGTH,
             batch_size=2 * hosts,
-            process_index=host,
-            process_count=hosts,
+            part=BatchPart(2 * host, 2 * host + 2),
         )
         for host in range(hosts)
     ]
     assert sorted(examples_in(itertools.chain(*parts))) == list(range(len(sizes)))
     assert len({len(part) for part in parts}) == 1
     again = evaluation_batches(
-        numbered(sizes), sequence_length=LENGTH, batch_size=2 * hosts, process_count=hosts
+        numbered(sizes), sequence_length=LENGTH, batch_size=2 * hosts, part=BatchPart(0, 2)
     )
     assert_same(again, parts[0])
 

@@ -20,6 +20,7 @@ from coderllm_jax.records import PackedBatch, Sample
 from coderllm_jax.training.checkpoint import Checkpoints
 from coderllm_jax.training.loop import EvalBatches, Observers, train
 from coderllm_jax.training.record import RunRecord
+from coderllm_jax.training.steering import Steering
 from tests.training.bigram import BigramProgram, batch_of_step, batches_from
 
 EVALUATION = EvalBatches(unseen=[batch_of_step(1000), batch_of_step(1001)])
@@ -56,6 +57,7 @@ class Outcome:
     record: RunRecord
     notebook: Notebook
     steps_kept: list[int]
+    events: list[tuple[str, int, Any]]
 
 
 def config_with(**changes: Any) -> TrainingConfig:
@@ -81,10 +83,12 @@ def run(
     evaluation: EvalBatches = EVALUATION,
     sample: Callable[[Any], Sequence[Sample]] = lambda state: (),
     batches: Callable[[int], Iterator[PackedBatch]] = batches_from,
+    steering: Callable[[RunRecord], Steering] | None = None,
 ) -> Outcome:
     """One session, as the entry puts it together: restore, then train."""
     program = program or shared_program()
     notebook = Notebook()
+    events: list[tuple[str, int, Any]] = []
     with Checkpoints(folder) as checkpoints:
         restored = checkpoints.restore_latest(program.init_state())
         state, record = restored or (program.init_state(), RunRecord())
@@ -97,9 +101,10 @@ def run(
             batches=batches(record.step),
             evaluation=evaluation,
             checkpoints=checkpoints,
-            observers=Observers(notebook, sample),
+            observers=Observers(notebook, sample, journal=lambda *event: events.append(event)),
+            steering=steering(record) if steering else None,
         )
-        return Outcome(state, record, notebook, checkpoints.steps())
+        return Outcome(state, record, notebook, checkpoints.steps(), events)
 
 
 def test_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path) -> None:
@@ -148,9 +153,9 @@ def test_metrics_are_fetched_after_the_next_step_is_dispatched(tmp_path: Path) -
             inner = self.train_step
             steps = iter(range(1, 99))
 
-            def train_step(state: Any, batch: PackedBatch) -> Any:
+            def train_step(state: Any, batch: PackedBatch, control: Any) -> Any:
                 events.append(f"dispatch {next(steps)}")
-                return inner(state, batch)
+                return inner(state, batch, control)
 
             self.train_step = train_step
 
@@ -205,23 +210,65 @@ def test_the_row_of_several_steps_is_their_token_weighted_mean(tmp_path: Path) -
     assert pairs.losses[2] == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(tmp_path: Path) -> None:
-    outcome = run(tmp_path, 20, program=BigramProgram(poison_step=10))
+def test_a_batch_that_is_not_finite_is_skipped_and_named(tmp_path: Path) -> None:
+    clean = run(tmp_path / "clean", 9)
+    outcome = run(tmp_path / "poisoned", 10, program=BigramProgram(poisoned=[4]))
+    assert outcome.record.status == "finished"
+    assert outcome.record.skipped_steps == [4]
+    (event,) = outcome.events
+    assert event[:2] == ("skipped", 4)
+    assert event[2]["reason"] == "not_finite"
+    assert math.isnan(outcome.notebook.losses[4])
+    # Nothing was learnt from it: neither weights nor counters know of it.
+    assert outcome.record.tokens == 9 * 2 * 6
+    assert outcome.notebook.losses[5] != clean.notebook.losses[5]
+    assert [row.get("skipped") for row in outcome.notebook.rows if row["step"] == 4] == [1]
+
+
+def test_a_skipped_batch_leaves_the_weights_bit_for_bit(tmp_path: Path) -> None:
+    def without(step: int) -> Iterator[PackedBatch]:
+        yield from (batch_of_step(each) for each in range(step, 99) if each != 3)
+
+    never = run(tmp_path / "never", 9, batches=without)
+    skipped = run(tmp_path / "skipped", 10, program=BigramProgram(poisoned=[4]))
+    jax.tree.map(np.testing.assert_array_equal, skipped.state.trainable, never.state.trainable)
+    jax.tree.map(np.testing.assert_array_equal, skipped.state.opt_state, never.state.opt_state)
+
+
+def test_a_spike_is_skipped_and_ordinary_batches_are_not(tmp_path: Path) -> None:
+    def one_bad(step: int) -> Iterator[PackedBatch]:
+        for each in range(step, 99):
+            batch = batch_of_step(each)
+            wrong = (batch.inputs * 5 + 2) % 16  # what the table has learnt does not hold here
+            yield batch._replace(targets=wrong) if each == 60 else batch
+
+    outcome = run(tmp_path, 70, batches=one_bad, program=BigramProgram(learning_rate=0.3))
+    assert [(event[1], event[2]["reason"]) for event in outcome.events] == [(61, "spike")]
+    with_switch_off = BigramProgram(learning_rate=0.3, deviations=0.0)
+    assert run(tmp_path / "off", 70, batches=one_bad, program=with_switch_off).events == []
+
+
+def test_too_many_skipped_batches_end_the_run_and_name_the_step_to_go_on_from(
+    tmp_path: Path,
+) -> None:
+    poisoned = BigramProgram(poisoned=range(8, 99))
+    config = config_with(**{"safety.max_skipped": 3})
+    outcome = run(tmp_path, 40, program=poisoned, config=config)
     assert outcome.record.status == "diverged"
-    assert outcome.steps_kept == [5]
-    best = outcome.record.best
-    assert best is not None
-    assert best["step"] == 5
-    assert math.isnan(outcome.notebook.losses[10])
+    # The fourth is step 11, whose metrics come when step 12 is already on its way.
+    assert outcome.record.step == 12
+    assert outcome.record.failure.startswith("5 of the last 12 batches had to be skipped")
+    assert outcome.steps_kept == [5, 10]
+    # A skipped batch has left the weights alone, so what was saved meanwhile is sound.
+    again = run(tmp_path, 12)
+    assert list(again.notebook.losses) == [11, 12]
+    assert again.record.status == "finished"
 
 
-class NanGradient(BigramProgram):
-    """Step 10 has a finite loss and weights that are NaN; its evaluation would have told."""
-
-    def _train_step(self, state: Any, batch: PackedBatch) -> Any:
-        state, metrics = super()._train_step(state, batch)
-        norm = jnp.where(state.step == 10, jnp.nan, metrics.grad_norm)
-        return state, metrics._replace(grad_norm=norm)
+def test_a_few_skipped_batches_here_and_there_do_not_end_it(tmp_path: Path) -> None:
+    poisoned = BigramProgram(poisoned=[5, 50, 160])
+    config = config_with(**{"safety.max_skipped": 2, "evaluation.every_steps": 0})
+    assert run(tmp_path, 170, program=poisoned, config=config).record.status == "finished"
 
 
 class NanEvaluation(BigramProgram):
@@ -232,11 +279,8 @@ class NanEvaluation(BigramProgram):
         return sums._replace(loss=jnp.where(state.step >= 10, jnp.nan, sums.loss))
 
 
-@pytest.mark.parametrize("program", [NanGradient, NanEvaluation])
-def test_weights_that_are_not_finite_are_never_saved(
-    tmp_path: Path, program: type[BigramProgram]
-) -> None:
-    outcome = run(tmp_path, 20, program=program())
+def test_weights_whose_evaluation_is_not_finite_are_never_saved(tmp_path: Path) -> None:
+    outcome = run(tmp_path, 20, program=NanEvaluation())
     assert outcome.record.status == "diverged"
     assert outcome.record.step == 10
     assert outcome.steps_kept == [5]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -34,19 +35,19 @@ def test_without_warmup_the_first_step_has_the_peak():
 @pytest.mark.parametrize("name", ["adamw", "adam", "lion", "adafactor", "sgd"])
 def test_every_optimizer_descends(name):
     section = dataclasses.replace(SECTION, name=name)
-    optimizer = make_optimizer(section, optax.constant_schedule(0.05))
+    optimizer = make_optimizer(section)
     params = {"a": jnp.ones((4, 4)), "b": jnp.ones((3,))}
     state = optimizer.init(params)
     for _ in range(5):
         updates, state = optimizer.update(params, state, params)  # gradient of |x|² / 2
-        params = optax.apply_updates(params, updates)
+        params = optax.apply_updates(params, jax.tree.map(lambda u: 0.05 * u, updates))
     assert float(jnp.max(params["a"])) < 1.0
     assert float(jnp.max(params["b"])) < 1.0
 
 
 def test_clipping_bounds_the_global_norm():
     section = dataclasses.replace(SECTION, name="sgd", b1=0.0, clip_norm=1.0)
-    optimizer = make_optimizer(section, optax.constant_schedule(1.0))
+    optimizer = make_optimizer(section)
     gradient = {"a": jnp.full((4,), 10.0), "b": jnp.full((5,), 10.0)}
     updates, _ = optimizer.update(gradient, optimizer.init(gradient), gradient)
     np.testing.assert_allclose(float(optax.tree.norm(updates)), 1.0, rtol=1e-5)

@@ -10,6 +10,8 @@ from coderllm_jax.config import TrainingConfig
 from coderllm_jax.errors import ConfigError
 from coderllm_jax.model.load import load_model
 from coderllm_jax.training import step as step_module
+from coderllm_jax.training.control import Control
+from coderllm_jax.training.guard import REASONS
 from coderllm_jax.training.step import build_program
 from tests.model.tiny_model import pack, random_sequences
 
@@ -49,7 +51,7 @@ def assert_same_trees(one, other, **tolerance):
 def test_packed_loss_and_step_equal_unpacked(model):
     packed = step_once(build(model), PACKED)
     apart = step_once(build(model, batch_size=8), APART)
-    np.testing.assert_allclose(packed[1], apart[1], rtol=2e-5)
+    assert_same_trees(packed[1], apart[1], rtol=2e-5)
     assert packed[1].loss_tokens == sum(len(each) - 3 for each in SEQUENCES)
     assert packed[1].tokens == sum(len(each) - 1 for each in SEQUENCES)
     # Adam's first step is the gradient's sign: tiny gradients may round to either.
@@ -62,7 +64,7 @@ def test_accumulated_step_equals_the_whole_batch(model):
     whole = step_once(build(model), rows)
     for parts in (2, 4):
         found = step_once(build(model, **{"optimizer.accumulation_steps": parts}), rows)
-        np.testing.assert_allclose(found[1], whole[1], rtol=2e-5)
+        assert_same_trees(found[1], whole[1], rtol=2e-5)
         assert_same_trees(found[0].opt_state, whole[0].opt_state, atol=1e-6)
 
 
@@ -80,8 +82,9 @@ def test_only_adapters_move(model):
 
 def test_full_fine_tuning_is_the_same_step_with_every_weight(model):
     program = build(model, **{"lora.enabled": False})
-    start = jax.device_get(program.init_state())
-    state, metrics = step_once(program, PACKED)
+    state = program.init_state()  # gives the loaded weights away: there is no second call
+    start = jax.device_get(state)
+    state, metrics = jax.device_get(program.train_step(state, program.put_batch(PACKED)))
     moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), state.trainable, start.trainable)
     assert all(jax.tree.leaves(moved))
     lora = step_once(build(model), PACKED)[1]
@@ -94,6 +97,36 @@ def test_a_batch_of_padding_changes_nothing(model):
     state, metrics = step_once(program, pack([[], [], [], []], length=LENGTH))
     assert_same_trees(state.trainable, start.trainable, atol=0, rtol=0)
     assert metrics.loss == metrics.tokens == metrics.loss_tokens == 0
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing_but_the_step(model):
+    program = build(model)
+    state, _ = program.train_step(program.init_state(), program.put_batch(PACKED))
+    before = jax.device_get(state)
+    poisoned = PACKED._replace(weights=np.where(PACKED.weights > 0, np.nan, 0).astype(np.float32))
+    state, metrics = program.train_step(state, program.put_batch(poisoned))
+    assert REASONS[int(metrics.verdict)] == "not_finite"
+    assert int(state.step) == 2
+    assert_same_trees(state._replace(step=before.step), before, atol=0, rtol=0)
+    _, metrics = program.train_step(state, program.put_batch(PACKED))
+    assert REASONS[int(metrics.verdict)] == "accepted"
+
+
+def test_a_scaled_learning_rate_scales_the_step(model):
+    def moved(scale):
+        program = build(model, **{"optimizer.name": "sgd", "optimizer.clip_norm": 0.0})
+        start = jax.device_get(program.init_state().trainable)
+        control = program.put_control(Control(learning_rate_scale=scale))
+        state, metrics = program.train_step(
+            program.init_state(), program.put_batch(PACKED), control
+        )
+        delta = jax.tree.map(lambda a, b: np.asarray(a) - b, state.trainable, start)
+        return delta, float(metrics.learning_rate)
+
+    (whole, rate), (half, half_rate) = moved(1.0), moved(0.5)
+    assert half_rate == rate / 2
+    assert_same_trees(half, jax.tree.map(lambda x: x / 2, whole), atol=1e-8)
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(whole)) > 1e-5
 
 
 def test_the_loss_falls(model):

@@ -1,0 +1,131 @@
+"""Several processes as one run: how they find one another, agree, and part.
+
+    start(section)            jax.distributed, where this is one process of several
+    must_agree(name, values)  every process has the same values, or all of them end with the diff
+    barrier(name)             all are here
+    ends_for_all()            an error that the others do not share ends this process at once
+
+One process pays nothing: every function returns at once. All processes must share the run's folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from coderllm_jax.config.training import DistributedSection
+from coderllm_jax.errors import ConfigError, DeviceError, ResumableError, UserError
+from coderllm_jax.training.signals import EXIT_RESUMABLE
+
+
+def start(section: DistributedSection) -> None:
+    """Joins the other processes where there are any; DeviceError where they do not come.
+
+    Must come before the first computation. In a notebook or script that has called
+    `jax.distributed.initialize` itself, nothing is done.
+    """
+    if jax.distributed.is_initialized() or not section.means_several(os.environ):
+        return
+    # A process that is left alone ends by itself, with 42 and a line that names who is missing;
+    # without this the coordinator's client would abort it first.
+    jax.config.update("jax_enable_recoverability", True)
+    try:
+        jax.distributed.initialize(
+            coordinator_address=section.coordinator or None,
+            num_processes=section.num_processes or None,
+            process_id=section.process_id if section.process_id >= 0 else None,
+            # Plain addresses say nothing about cards: every process has all of its host's.
+            cluster_detection_method="deactivate" if _is_complete(section) else None,
+            initialization_timeout=int(section.timeout_s),
+        )
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DeviceError(
+            f"the processes of this run did not find one another ({reason}); set "
+            "distributed.coordinator, num_processes and process_id, or distributed.enabled=off "
+            "for a run of one process"
+        ) from error
+
+
+def _is_complete(section: DistributedSection) -> bool:
+    return bool(section.coordinator and section.num_processes and section.process_id >= 0)
+
+
+def barrier(name: str) -> None:
+    """Returns when every process has come here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+def must_agree(name: str, values: Mapping[str, Any]) -> None:
+    """ConfigError on every process, naming what differs, where `values` are not the same on all.
+
+    Hashes are compared, so that nothing but them crosses hosts.
+    """
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    # First the names alone: with other names the second table would have another shape.
+    for table in ({"keys": sorted(values)}, values):
+        mine = np.stack([_digest(value) for value in table.values()])
+        everyone = np.asarray(multihost_utils.process_allgather(mine))
+        for rank, theirs in enumerate(everyone):
+            differs = [
+                key
+                for key, found, expected in zip(table, theirs, everyone[0], strict=True)
+                if not np.array_equal(found, expected)
+            ]
+            if differs:
+                own = f"; here {differs[0]} is {table[differs[0]]!r}" if table is values else ""
+                raise ConfigError(
+                    f"process {rank} has another {name} than process 0 ({', '.join(differs[:8])})"
+                    f"{own}; start all processes with the same code, configuration and data"
+                )
+
+
+def _digest(value: Any) -> np.ndarray:
+    text = json.dumps(value, sort_keys=True, default=str)
+    return np.frombuffer(hashlib.sha256(text.encode()).digest()[:8], np.uint8)
+
+
+@contextlib.contextmanager
+def ends_for_all(blame: Callable[[], str]) -> Iterator[None]:
+    """Among several processes, an error ends this one at once, without JAX's farewell.
+
+    Leaving in order waits for the others, who may be dead, or waiting for us in a collective. They
+    notice by the closed connection. A dead peer is how JAX's own error is understood: exit code 42
+    and a line with what `blame` says; a user's mistake is 1.
+    """
+    try:
+        yield
+    except Exception as error:
+        if jax.process_count() == 1:
+            raise
+        rank = f"process {jax.process_index()} of {jax.process_count()}"
+        reason = " ".join(str(error).split())
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            code, line = EXIT_RESUMABLE, (
+                f"interrupted: {rank}: another process is gone ({blame() or reason[:160]}); "
+                "the same command goes on from the last checkpoint"
+            )  # fmt: skip
+        elif isinstance(error, ResumableError):
+            code, line = EXIT_RESUMABLE, f"interrupted: {rank}: {reason}"
+        else:
+            if not isinstance(error, UserError):
+                traceback.print_exc()
+            code, line = 1, f"error: {rank}: {reason}"
+        print(line, file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(code)
