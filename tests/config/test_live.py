@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coderllm_jax.config.live import live_options, parse_live
@@ -71,6 +71,7 @@ def test_what_is_wrong_is_said_and_nothing_is_taken(text, message):
     assert "\n" not in str(error.value)
 
 
+@settings(deadline=None)
 @given(st.permutations(["learning_rate_scale: 0.5", "stop: true", "lora.rank: 4"]))
 def test_one_wrong_line_among_good_ones_takes_all_down(lines):
     line = lines.index("lora.rank: 4") + 1
