@@ -106,11 +106,8 @@ def environment_settings(
     """What the environment of that name says about this command's options."""
     environments = find_environments(roots)
     if name not in environments:
-        there_are = (
-            f"there are {', '.join(sorted(environments))}"
-            if environments
-            else (f"there is none in {ENVIRONMENTS}")
-        )
+        names = ", ".join(sorted(environments))
+        there_are = f"there are {names}" if names else f"there is none in {ENVIRONMENTS}"
         hint = did_you_mean(name, sorted(environments), default="")
         raise ConfigError(f"{named_by} is {name!r}, which is no environment; {there_are}{hint}")
     file = shown(environments[name], roots)
