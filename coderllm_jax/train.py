@@ -58,6 +58,8 @@ def main(config: TrainingConfig) -> int:
     and the same command goes on, 1 where it diverged.
     """
     result = train_model(config)
+    from coderllm_jax.training.distributed import is_first
+
     status = result.summary["status"]
     if status == "interrupted":
         print(
@@ -66,11 +68,12 @@ def main(config: TrainingConfig) -> int:
             file=sys.stderr,
         )
         return 42
-    from coderllm_jax.reporting.training_text import describe_run
+    if is_first():
+        from coderllm_jax.reporting.training_text import describe_run
 
-    if result.was_finished:
-        print(f"{result.workdir} is finished and left as it is; raise steps or epochs to go on")
-    print(describe_run(result.workdir))
+        if result.was_finished:
+            print(f"{result.workdir} is finished and left as it is; raise steps or epochs to go on")
+        print(describe_run(result.workdir))
     if status == "diverged":
         print(f"error: {describe_failure(result)}", file=sys.stderr)
         return 1
@@ -135,13 +138,12 @@ def _train(config: TrainingConfig, folder: RunFolder, started: float) -> Trainin
     import jax
 
     from coderllm_jax.monitoring.progress import ProgressWriter
-    from coderllm_jax.training.distributed import barrier, ends_for_all
+    from coderllm_jax.training.distributed import barrier, ends_for_all, is_first
     from coderllm_jax.training.run import open_run
     from coderllm_jax.training.signals import StopSignals
     from coderllm_jax.training.watchdog import Watchdog
 
-    is_first = jax.process_index() == 0
-    progress = ProgressWriter(quiet=not (config.logging.progress and is_first))
+    progress = ProgressWriter(quiet=not (config.logging.progress and is_first()))
     signals = StopSignals(grace_period_s=config.checkpoint.grace_period_s, note=progress.note)
     watchdog = Watchdog(
         folder.processes,
@@ -159,10 +161,10 @@ def _train(config: TrainingConfig, folder: RunFolder, started: float) -> Trainin
 
     with signals, watchdog, ends_for_all(watchdog.wait_for_silence):
         # The first process prepares what is missing; the others wait for it.
-        if not is_first:
+        if not is_first():
             barrier("data is prepared")
         items = find_evaluation_items(config, note)
-        if is_first:
+        if is_first():
             barrier("data is prepared")
         run = open_run(config, folder, items, note=note)
         return _run(run, started, progress=progress, signals=signals, watchdog=watchdog)
@@ -172,19 +174,17 @@ def _run(
     run: Run, started: float, *, progress: ProgressWriter, signals: StopSignals, watchdog: Watchdog
 ) -> TrainingResult:
     """Trains an opened run from where it is."""
-    import jax
-
     from coderllm_jax.generation.samples import make_sampler
     from coderllm_jax.monitoring.resources import peak_memory_bytes
     from coderllm_jax.monitoring.writers import open_writers
     from coderllm_jax.reporting.training_report import write_report
+    from coderllm_jax.training.distributed import barrier, is_first
     from coderllm_jax.training.live import LiveFile
     from coderllm_jax.training.loop import Observers, train
     from coderllm_jax.training.run_folder import read_json
     from coderllm_jax.training.steering import Steering
 
     config, folder = run.config, run.folder
-    is_first = jax.process_index() == 0
 
     def journal(event: str, step: int, details: Mapping[str, Any]) -> None:
         rows = {"rows": run.inputs.rows_of_step(step)} if event == "skipped" else {}
@@ -217,7 +217,7 @@ def _run(
                 failed_saves=[each._asdict() for each in checkpoints.failures],
                 failed_writers=writer.failures,
             )
-            if is_first:
+            if is_first():
                 write_report(folder)
 
         try:
@@ -238,7 +238,7 @@ def _run(
                     journal=journal,
                     beat=watchdog.beat,
                 ),
-                steering=Steering(config, record, signals=signals, live=live if is_first else None),
+                steering=Steering(config, record, signals=signals, live=live if is_first() else None),
             )
         finally:
             batches.close()
@@ -250,6 +250,7 @@ def _run(
             run.save_best_adapter(checkpoints, state, record)
         record.wall_s = wall_before_s + time.perf_counter() - started
         report(record)
+        barrier("summary is written")
     return TrainingResult(folder.path, read_json(folder.summary))
 
 

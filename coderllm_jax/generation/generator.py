@@ -27,6 +27,7 @@ from coderllm_jax.model.attention import Angles, attend, rotary_angles
 from coderllm_jax.model.forward import ForwardOptions, apply_block, embed, rms_norm
 from coderllm_jax.model.lora import Adapters
 from coderllm_jax.model.precision import contract
+from coderllm_jax.model.sharding import fetch
 
 _SMALLEST_BUCKET = 32
 
@@ -73,7 +74,7 @@ class Generator:
             stops=(self.tokenizer.end_of_turn_id, self.tokenizer.eos_id),
             max_new_tokens=max_new_tokens,
         )
-        return [self._text(row) for row in np.asarray(tokens)]
+        return [self._text(row) for row in fetch(tokens)]
 
     def _text(self, tokens: npt.NDArray[np.int32]) -> str:
         stops = (self.tokenizer.end_of_turn_id, self.tokenizer.eos_id)

@@ -135,6 +135,15 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
+def fetch(tree: Any) -> Any:
+    """The whole of every array as numpy, on every process, however it is sharded."""
+    if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree)):
+        return jax.device_get(tree)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
 def active_mesh() -> jax.sharding.AbstractMesh | None:
     """The mesh a trace runs under (`jax.set_mesh`), or None where there is one device only."""
     mesh = jax.sharding.get_abstract_mesh()

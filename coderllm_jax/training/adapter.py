@@ -22,7 +22,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_dtypes
 import numpy as np
 
@@ -71,15 +70,6 @@ def load_adapter(folder: Path) -> Adapter:
             node = node.setdefault(parent, {})
         node[leaf] = array
     return Adapter(tree, config)
-
-
-def fetch(tree: Any) -> Any:
-    """The whole of every array as numpy, on every process, however it is sharded."""
-    if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree)):
-        return jax.device_get(tree)
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def to_safetensors(tensors: Mapping[str, np.ndarray]) -> bytes:

@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,13 @@ import numpy as np
 from coderllm_jax.config.training import DistributedSection
 from coderllm_jax.errors import ConfigError, DeviceError, ResumableError, UserError
 from coderllm_jax.training.signals import EXIT_RESUMABLE
+
+# What gloo, NCCL and the coordination service say when a peer's end of a connection is closed.
+_CONNECTION = re.compile(
+    r"gloo|nccl|connection (reset|closed|refused)|socket closed|peer|heartbeat|UNAVAILABLE"
+    r"|coordination service|DEADLINE_EXCEEDED|barrier",
+    re.IGNORECASE,
+)
 
 
 def start(section: DistributedSection) -> None:
@@ -58,6 +66,11 @@ def start(section: DistributedSection) -> None:
 
 def _is_complete(section: DistributedSection) -> bool:
     return bool(section.coordinator and section.num_processes and section.process_id >= 0)
+
+
+def is_first() -> bool:
+    """Whether this process writes what is written once."""
+    return jax.process_index() == 0
 
 
 def barrier(name: str) -> None:
@@ -105,8 +118,8 @@ def ends_for_all(blame: Callable[[], str]) -> Iterator[None]:
     """Among several processes, an error ends this one at once, without JAX's farewell.
 
     Leaving in order waits for the others, who may be dead, or waiting for us in a collective. They
-    notice by the closed connection. A dead peer is how JAX's own error is understood: exit code 42
-    and a line with what `blame` says; a user's mistake is 1.
+    notice by the closed connection: an error of JAX that speaks of one, or comes while `blame`
+    knows of a process that has fallen silent, ends with 42 and says who. Everything else is 1.
     """
     try:
         yield
@@ -115,11 +128,12 @@ def ends_for_all(blame: Callable[[], str]) -> Iterator[None]:
             raise
         rank = f"process {jax.process_index()} of {jax.process_count()}"
         reason = " ".join(str(error).split())
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            code, line = EXIT_RESUMABLE, (
+        if isinstance(error, jax.errors.JaxRuntimeError) and _CONNECTION.search(reason):
+            code = EXIT_RESUMABLE
+            line = (
                 f"interrupted: {rank}: another process is gone ({blame() or reason[:160]}); "
                 "the same command goes on from the last checkpoint"
-            )  # fmt: skip
+            )
         elif isinstance(error, ResumableError):
             code, line = EXIT_RESUMABLE, f"interrupted: {rank}: {reason}"
         else:

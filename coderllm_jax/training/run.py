@@ -24,9 +24,15 @@ from coderllm_jax.data.pipeline import BatchPart
 from coderllm_jax.errors import RunError
 from coderllm_jax.model.load import LoadedModel, load_model
 from coderllm_jax.model.precision import resolve_precision
-from coderllm_jax.model.sharding import host_rows, make_mesh, row_multiple, sharding_by_path
+from coderllm_jax.model.sharding import (
+    fetch,
+    host_rows,
+    make_mesh,
+    row_multiple,
+    sharding_by_path,
+)
 from coderllm_jax.records import EvalItem
-from coderllm_jax.training.adapter import fetch, save_adapter
+from coderllm_jax.training.adapter import save_adapter
 from coderllm_jax.training.checkpoint import Checkpoints
 from coderllm_jax.training.devices import peak_flops
 from coderllm_jax.training.distributed import must_agree

@@ -11,7 +11,8 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from coderllm_jax.errors import RunError
-from coderllm_jax.training.adapter import fetch, load_adapter, save_adapter, to_safetensors
+from coderllm_jax.model.sharding import fetch
+from coderllm_jax.training.adapter import load_adapter, save_adapter, to_safetensors
 
 TREE = {
     "query": {"a": jnp.arange(24.0).reshape(2, 3, 4), "b": jnp.full((2, 4, 5), 1 / 3)},
