@@ -535,6 +535,23 @@ def test_a_real_sandbox_starts_or_says_why_not():
     assert check.status == "ok" or "is refused" in check.found
 
 
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+def test_refused_namespaces_end_in_what_to_ask_for():
+    """Refused really: in a user namespace of this test's own, no further one may be made."""
+    code = "from coderllm_jax.diagnosis.programs import check_sandbox as c; print(c().remedy)"
+    refuse = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$0" -c "$1"'
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "sh", "-c", refuse, sys.executable, code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        pytest.skip(f"user namespaces are refused here already: {done.stderr.strip()}")
+    assert done.stdout == "ask for sysctl -w user.max_user_namespaces=15000\n"
+
+
 def test_elsewhere_than_on_linux():
     assert programs.check_sandbox(platform="darwin").status == "missing"
     assert programs.check_scann(platform="darwin").status == "ok"
