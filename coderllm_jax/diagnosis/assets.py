@@ -86,7 +86,7 @@ def check_converted_model(cache_dir: str, *, sha256: str, weights: str) -> Conve
     parent = Path(cache_dir).expanduser() / "weights"
     folder = parent / f"{sha256}-{weights}-v{CONVERTER}"
     if not folder.exists():
-        return state("", f"not made yet in {parent}; the first run does it, in half a minute")
+        return state("", f"not made yet in {parent}; the first run does it")
     damage = _damage(folder)
     if damage:
         return state("nothing to do: the next run makes them again", f"{folder}: {damage}")
@@ -124,7 +124,7 @@ def check_default_data() -> Check:
     if is_prepared(_DATA):
         found = f"prepared in {_DATA.absolute()}"
     elif was_interrupted(_DATA) or not default_data_is_there():
-        found = "not prepared yet; the first run does it, in half a minute"
+        found = "not prepared yet; the first run does it"
     else:
         found = f"rows of your own in {_DATA.absolute() / 'training'}"
     return Check(GROUP, "default data", "ok", found)

@@ -14,7 +14,7 @@ from coderllm_jax.diagnosis.check import TRAINING, Check
 GROUP = "Disk"
 
 _MB = 10**6
-# A default run's folder with its checkpoints, several times over.
+# Estimates, each above what a default run takes. A run's folder, its checkpoints included:
 _RUN_BYTES = 200 * _MB
 # The GGUF that is put together beside its conversion, and compiled programs.
 _COMPILED_BYTES, _GGUF_BYTES = 100 * _MB, 250 * _MB
