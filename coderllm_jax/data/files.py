@@ -70,26 +70,39 @@ class Record(NamedTuple):
         return row
 
 
-def find_files(path: str) -> list[SourceFile]:
-    """The files that `path` means, sorted; DataError where there is none."""
+def find_files(path: str, *, option: str = "data.path") -> list[SourceFile]:
+    """The files that `path` means, sorted; DataError, naming `option`, where there is none."""
     if path.startswith("tfds://"):
         return [SourceFile(path, "tfds")]
     if not path:
-        raise DataError("data.path is empty; name a file, a folder, a pattern or tfds://name")
-    root = Path(path).expanduser()
+        raise DataError(f"{option} is empty; name a file, a folder, a pattern or tfds://name")
+    try:
+        return _find_in(Path(path).expanduser(), path, option)
+    except OSError as error:  # a folder on the way that may not be entered, a name too long
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); check {option} and its permissions"
+        ) from None
+
+
+def _find_in(root: Path, path: str, option: str) -> list[SourceFile]:
     if root.is_file():
         kind = _kind(root)
         if kind is None:
             raise DataError(f"{path}: cannot tell what it holds; expected {_SUFFIXES}; rename it")
         return [SourceFile(str(root), kind)]
     if root.is_dir():
+        os.scandir(root).close()  # raises where `rglob` would just find nothing
         found = [entry for entry in root.rglob("*") if not _is_hidden(entry.relative_to(root))]
         problem = f"{path}: the folder has no data files"
     elif re.search(r"[*?\[]", root.name):
         found = list(root.parent.glob(root.name))
         problem = f"{path}: the pattern matches no data files"
+    elif root.is_symlink():
+        raise DataError(f"{path}: is a link that leads nowhere; mend it or check {option}")
+    elif root.exists():
+        raise DataError(f"{path}: is neither a file nor a folder; name one of them in {option}")
     else:
-        raise DataError(f"{path}: no such file or folder; check data.path")
+        raise DataError(f"{path}: no such file or folder; check {option}")
     kinds = ((entry, _kind(entry)) for entry in sorted(found) if entry.is_file())
     files = [SourceFile(str(entry), kind) for entry, kind in kinds if kind]
     if not files:
@@ -131,7 +144,9 @@ def _reading(file: str) -> Iterator[IO[bytes]]:
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{file}: damaged gzip ({error}); fetch or write the file again") from None
     except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror}); check the file") from None
+        raise DataError(
+            f"{file}: cannot be read ({error.strerror}); check its permissions"
+        ) from None
 
 
 def _is_hidden(path: Path) -> bool:
@@ -139,6 +154,8 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _from_json(raw: bytes) -> Any:
+    if b"\0" in raw:  # never in JSON; in UTF-16 every other byte
+        raise DataError("holds NUL bytes, as UTF-16 does; save the file as UTF-8")
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
@@ -263,7 +280,9 @@ def _plain(value: Any) -> Any:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    if not lines or lines[0] == type(error).__name__:
+        return "it is cut or was overwritten"  # array_record's whole answer is `RuntimeError`
+    return lines[0]
 
 
 _READERS = {

@@ -151,12 +151,12 @@ def was_interrupted(output_dir: Path) -> bool:
 
 def read_evaluation_items(path: str | Path) -> list[EvalItem]:
     """Items of a JSONL file, or of every one in a folder; DataError names file, line and remedy."""
-    return _read(path, _item)
+    return _read(path, _item, option="data.evaluation_path")
 
 
 def read_chunks(path: str | Path) -> list[Chunk]:
     """Chunks of a JSONL file, or of every one in a folder; DataError names file, line, remedy."""
-    return _read(path, _chunk)
+    return _read(path, _chunk, option="the path of the chunks")
 
 
 def _listed(manifest: Path) -> list[str]:
@@ -203,10 +203,10 @@ def _write_rows(path: Path, rows: Iterable[Any]) -> dict[str, Any]:
     return {"rows": count, "bytes": size, "sha256": digest.hexdigest()}
 
 
-def _read(path: str | Path, parse: Callable[[dict[str, Any]], R]) -> list[R]:
+def _read(path: str | Path, parse: Callable[[dict[str, Any]], R], *, option: str) -> list[R]:
     found: list[R] = []
     identifiers: dict[str, str] = {}
-    for file in find_files(str(path)):
+    for file in find_files(str(path), option=option):
         for record in iterate_records(file):
             try:
                 found.append(parse(record.fields()))

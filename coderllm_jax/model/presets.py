@@ -28,10 +28,14 @@ _KAGGLE_REMEDY = (
     "check the network; if the model is gated, accept its licence on kaggle.com and set "
     "KAGGLE_USERNAME and KAGGLE_KEY (gemma3_270m needs no account)"
 )
-_HUB_REMEDY = (
-    "check the network; if the model is gated, accept its licence on huggingface.co and set "
-    "HF_TOKEN (gemma3_270m needs no account)"
-)
+_HUB_REMEDY = "check the network, or download the folder elsewhere and name its path"
+# What the hub's client raises → what helps; it tells a private repository from none to nobody.
+_HUB_REMEDIES = {
+    "GatedRepoError": "accept its licence on huggingface.co and set HF_TOKEN",
+    "RepositoryNotFoundError": "check the name; a private or gated one needs HF_TOKEN",
+    "HFValidationError": "write hf://organization/name",
+    "PermissionError": "set HF_TOKEN",
+}
 _HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.h5", "assets/*")
 
 
@@ -46,7 +50,7 @@ def open_preset(name: str, *, others: tuple[str, ...] = ()) -> OpenedModel:
                 f"model '{name}' is KerasHub's {preset}, which is older than Gemma 3; only Gemma 3 "
                 "is supported so far: try gemma3_270m or gemma3_1b"
             )
-        near = difflib.get_close_matches(name, [*others, *known, *ALIASES], n=1, cutoff=0.5)
+        near = difflib.get_close_matches(name, [*others, *known, *ALIASES], n=1, cutoff=0.7)
         hint = f"did you mean '{near[0]}'?" if near else f"for instance {', '.join(others)}"
         raise ModelError(
             f"model '{name}' is unknown; expected a KerasHub Gemma 3 preset, hf://org/name, a "
@@ -94,9 +98,8 @@ def open_hub(name: str) -> OpenedModel:
     try:
         folder = huggingface_hub.snapshot_download(repository, allow_patterns=list(_HUB_FILES))
     except Exception as error:  # noqa: BLE001 - the client's errors share no narrower class
-        raise ModelError(
-            f"model '{name}' was not fetched ({_reason(error)}); {_HUB_REMEDY}"
-        ) from None
+        remedy = _HUB_REMEDIES.get(type(error).__name__, _HUB_REMEDY)
+        raise ModelError(f"model '{name}' was not fetched ({_reason(error)}); {remedy}") from None
     opened = open_folder(Path(folder))
     # The snapshot's folder is named by the commit it holds.
     return opened._replace(source=f"{name} at {Path(folder).name}")
@@ -111,16 +114,11 @@ def open_folder(folder: Path) -> OpenedModel:
         )
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such folder; expected a Hugging Face or Keras model folder")
-    try:
-        config = huggingface.read_config(folder)
-        if "model_type" in config:
-            return _open_huggingface(folder, config)
-        if keras_folder.is_keras(config):
-            return _open_keras(folder, config)
-    except PermissionError as error:
-        raise ModelError(
-            f"{error.filename or folder}: cannot be read ({error.strerror}); check its permissions"
-        ) from None
+    config = huggingface.read_config(folder)
+    if "model_type" in config:
+        return _open_huggingface(folder, config)
+    if keras_folder.is_keras(config):
+        return _open_keras(folder, config)
     raise ModelError(
         f"{folder}: config.json has neither model_type nor class_name 'Gemma3Backbone'; "
         "expected a Hugging Face or Keras folder of a Gemma 3"
