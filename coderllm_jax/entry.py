@@ -48,7 +48,7 @@ from coderllm_jax.config.layers import (
     variable_settings,
 )
 from coderllm_jax.config.schema import Config, describe
-from coderllm_jax.errors import ConfigError, ResumableError, UserError
+from coderllm_jax.errors import ConfigError, ResumableError, UnknownKeyError, UserError
 
 C = TypeVar("C", bound=Config)
 
@@ -233,6 +233,8 @@ def load_card(card: str, *, option: str = "--config") -> ml_collections.ConfigDi
     try:
         spec.loader.exec_module(module)
         values = module.get_config(*([argument] if argument else []))
+    except UnknownKeyError as error:
+        raise ConfigError(f"{place}{_line_in(path, error)}: {error}") from error
     except UserError:
         raise
     except SyntaxError as error:

@@ -41,3 +41,9 @@ class DeviceError(UserError):
 
 class ResumableError(Exception):
     """The run stopped for a reason that a retry may not meet; the same command goes on; exit 42."""
+
+
+class UnknownKeyError(ConfigError, AttributeError, KeyError):
+    """A key that no configuration has; also what attributes and mappings raise in Python."""
+
+    __str__ = Exception.__str__  # KeyError's would put the line in quotes

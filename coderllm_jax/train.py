@@ -9,6 +9,7 @@ until there is something to train, so that --help answers at once.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -39,6 +40,15 @@ class TrainingResult:
     workdir: Path
     summary: dict[str, Any]
     was_finished: bool = False
+
+    def __repr__(self) -> str:
+        losses = (self.summary.get(name) for name in ("baseline_eval_loss", "best_eval_loss"))
+        before, best = ("unknown" if loss is None else f"{loss:.3f}" for loss in losses)
+        return (
+            f"TrainingResult({self.summary['status']} after {self.summary['steps']} steps, "
+            f"evaluation loss {before} → {best}, adapter={str(self.adapter)!r}, "
+            f"report={str(self.report)!r})"
+        )
 
     @property
     def adapter(self) -> Path:
@@ -190,7 +200,10 @@ def _run(
         rows = {"rows": run.inputs.rows_of_step(step)} if event == "skipped" else {}
         run.journal.write(event, step, {**details, **rows})
 
-    with run.open_checkpoints(progress.note) as checkpoints:
+    with contextlib.ExitStack() as stack:
+        if is_first():
+            stack.enter_context(folder.locked())
+        checkpoints = stack.enter_context(run.open_checkpoints(progress.note))
         state, record, was_restored = run.restore(checkpoints)
         if record.has_finished(run.num_steps) and _is_finished(folder):
             return TrainingResult(folder.path, read_json(folder.summary), was_finished=True)
@@ -201,9 +214,11 @@ def _run(
         writer = open_writers(
             config, folder, progress, resumed_from=record.step if was_restored else None
         )
-        live = LiveFile(
-            folder.live, run.journal, values=record.live, step=record.step, note=progress.note
-        )
+        live = None
+        if is_first():
+            live = LiveFile(
+                folder.live, run.journal, values=record.live, step=record.step, note=progress.note
+            )
         wall_before_s = record.wall_s
         record.setup_s += time.perf_counter() - started
         record.wall_s += time.perf_counter() - started
@@ -238,7 +253,7 @@ def _run(
                     journal=journal,
                     beat=watchdog.beat,
                 ),
-                steering=Steering(config, record, signals=signals, live=live if is_first() else None),
+                steering=Steering(config, record, signals=signals, live=live),
             )
         finally:
             batches.close()

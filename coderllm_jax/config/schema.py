@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Self
 import ml_collections
 
 from coderllm_jax.config.hints import did_you_mean
-from coderllm_jax.errors import ConfigError
+from coderllm_jax.errors import ConfigError, UnknownKeyError
 
 Scalar = bool | int | float | str
 
@@ -159,13 +159,31 @@ def _options(cls: type, prefix: str) -> Iterator[OptionInfo]:
             yield OptionInfo(f"{prefix}{field.name}", kind, field.default, **field.metadata)
 
 
+class EditableConfig(ml_collections.ConfigDict):
+    """A ConfigDict that says in one line what is wrong: its own lists every other key."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if self.is_locked and key not in self:
+            known = did_you_mean(str(key), self.keys(), default=f"; known: {', '.join(self)}")
+            raise UnknownKeyError(f"unknown configuration key '{key}'{known}")
+        super().__setitem__(key, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            super().__setattr__(name, value)
+        except AttributeError as error:
+            if isinstance(error.__context__, UnknownKeyError):
+                raise error.__context__ from None
+            raise
+
+
 def _to_config_dict(node: Section) -> ml_collections.ConfigDict:
     values = {}
     for field in dataclasses.fields(node):
         value = getattr(node, field.name)
         values[field.name] = _to_config_dict(value) if isinstance(value, Section) else value
     # convert_dict off: a plain mapping stays what its field declares it to be.
-    return ml_collections.ConfigDict(values, convert_dict=False).lock()
+    return EditableConfig(values, convert_dict=False).lock()
 
 
 def _plain(node: Section) -> dict[str, Any]:

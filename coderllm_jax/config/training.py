@@ -189,8 +189,8 @@ class SafetySection(Section):
 class DistributedSection(Section):
     enabled: str = option(
         "auto",
-        "Whether this is one process of several. auto: where Cloud TPU, Slurm, Open MPI, Kubernetes "
-        "or JAX_COORDINATOR_ADDRESS says so, or coordinator is set.",
+        "Whether this is one process of several. auto: where Cloud TPU, Slurm, Open MPI, "
+        "Kubernetes or JAX_COORDINATOR_ADDRESS says so, or coordinator is set.",
         choices=("auto", "on", "off"),
     )
     coordinator: str = option("", "HOST:PORT of process 0; empty: as JAX detects it.")

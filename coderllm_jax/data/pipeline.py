@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import bisect
 import sys
-from typing import NamedTuple, cast
+import types
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol, Self, cast
 
 import grain
 import numpy as np
@@ -33,6 +35,13 @@ from coderllm_jax.records import PackedBatch
 
 # Rows go on for as many epochs as are asked for; Grain wants a length all the same.
 _ENDLESS_STEPS = 2**40
+
+
+class Batches(Iterator[PackedBatch], Protocol):
+    """Batches in order; to be closed after use."""
+
+    def close(self) -> None:
+        """Ends what makes them."""
 
 
 class BatchPart(NamedTuple):
@@ -157,7 +166,7 @@ def make_train_iterator(
     workers: int = 0,
     prefetch: int = 4,
     part: BatchPart | None = None,
-) -> grain.DatasetIterator[PackedBatch]:
+) -> Batches:
     """This host's part (None: all) of every batch from `start_step` on, fields [rows, L].
 
     `prefetch` batches are made ahead, by a thread of this process or by `workers` processes; both
@@ -183,7 +192,39 @@ def make_train_iterator(
         dataset = grain.experimental.WithOptionsIterDataset(
             dataset, grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
         )
-    return cast("grain.DatasetIterator[PackedBatch]", iter(dataset))
+    batches = cast("grain.DatasetIterator[PackedBatch]", iter(dataset))
+    return _WithoutMain(batches, starts=workers) if workers else batches
+
+
+class _WithoutMain:
+    """Batches whose worker processes start without the program's main module.
+
+    A spawned process imports that first: a script without a `__main__` guard would run again in
+    every worker, and train in the same folder. Workers need nothing of it. They start with the
+    first batches, and all are there once each has given one.
+    """
+
+    def __init__(self, batches: grain.DatasetIterator[PackedBatch], *, starts: int) -> None:
+        self._batches = batches
+        self._starts = starts
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> PackedBatch:
+        if not self._starts:
+            return next(self._batches)
+        self._starts -= 1
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            return next(self._batches)
+        finally:
+            sys.modules["__main__"] = main
+
+    def close(self) -> None:
+        """Ends the workers."""
+        self._batches.close()
 
 
 def evaluation_batches(

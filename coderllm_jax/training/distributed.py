@@ -11,10 +11,12 @@ One process pays nothing: every function returns at once. All processes must sha
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +37,9 @@ _CONNECTION = re.compile(
 )
 
 
+_abort_handler: Any = None
+
+
 def start(section: DistributedSection) -> None:
     """Joins the other processes where there are any; DeviceError where they do not come.
 
@@ -46,6 +51,7 @@ def start(section: DistributedSection) -> None:
     # A process that is left alone ends by itself, with 42 and a line that names who is missing;
     # without this the coordinator's client would abort it first.
     jax.config.update("jax_enable_recoverability", True)
+    _end_with_42_on_abort()
     try:
         jax.distributed.initialize(
             coordinator_address=section.coordinator or None,
@@ -62,6 +68,26 @@ def start(section: DistributedSection) -> None:
             "distributed.coordinator, num_processes and process_id, or distributed.enabled=off "
             "for a run of one process"
         ) from error
+
+
+def _end_with_42_on_abort() -> None:
+    """Without process 0 JAX's client aborts the process (SIGABRT, exit code 134): 42 is truer.
+
+    abort() calls the handler in the thread that called it, so this is no asynchronous signal and
+    may run Python. One of Python's own handlers would only be noted, and the process killed.
+    """
+
+    def leave(number: int) -> None:
+        del number
+        line = (
+            "interrupted: the process that coordinates this run is gone; the same command goes on"
+        )
+        os.write(2, f"{line} from the last checkpoint\n".encode())
+        os._exit(EXIT_RESUMABLE)
+
+    global _abort_handler  # noqa: PLW0603 - C keeps the address: it must outlive this call
+    _abort_handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(leave)
+    ctypes.CDLL(None).signal(signal.SIGABRT, _abort_handler)
 
 
 def _is_complete(section: DistributedSection) -> bool:

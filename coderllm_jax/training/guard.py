@@ -48,7 +48,9 @@ def judge(recent: Recent, loss: jax.Array, grad_norm: jax.Array, *, deviations: 
     if deviations:
         spike = (recent.num_accepted >= _ENOUGH) & (
             _exceeds(loss, recent.losses, recent.num_accepted, deviations, floor=_LOSS_FLOOR)
-            | _exceeds(grad_norm, recent.grad_norms, recent.num_accepted, deviations, floor=_NORM_FLOOR)
+            | _exceeds(
+                grad_norm, recent.grad_norms, recent.num_accepted, deviations, floor=_NORM_FLOOR
+            )
         )
     return jnp.where(finite, jnp.where(spike, 2, 0), 1).astype(jnp.int32)
 

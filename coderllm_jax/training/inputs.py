@@ -15,12 +15,12 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import grain
 import numpy as np
 
 from coderllm_jax.config.training import TrainingConfig
 from coderllm_jax.data.holdout import hold_out
 from coderllm_jax.data.pipeline import (
+    Batches,
     BatchPart,
     PackedRows,
     evaluation_batches,
@@ -31,7 +31,7 @@ from coderllm_jax.data.sources import SourceReport, read_examples
 from coderllm_jax.data.tokenized import TokenizedExamples, tokenize_examples
 from coderllm_jax.data.tokenizer import Tokenizer
 from coderllm_jax.errors import DataError
-from coderllm_jax.records import EvalItem, Example, PackedBatch, Sample
+from coderllm_jax.records import EvalItem, Example, Sample
 from coderllm_jax.training.loop import EvalBatches
 
 DEFAULT_TRAINING, DEFAULT_EVALUATION = Path("data/training"), Path("data/evaluation")
@@ -59,9 +59,7 @@ class Inputs:
         """Steps of the whole run: as asked, or as many as the epochs take."""
         return config.steps or self.rows.num_steps(config.num_epochs)
 
-    def batches(
-        self, config: TrainingConfig, *, start_step: int, stop_step: int
-    ) -> grain.DatasetIterator[PackedBatch]:
+    def batches(self, config: TrainingConfig, *, start_step: int, stop_step: int) -> Batches:
         """This host's part of every batch from `start_step` on; close it after use."""
         return make_train_iterator(
             self.rows,

@@ -18,7 +18,9 @@ change between sessions, and steps may grow; whatever else differs ends in a Run
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import math
 import os
@@ -86,6 +88,23 @@ class RunFolder:
     @property
     def summary(self) -> Path:
         return self.report / "summary.json"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder for this process; RunError where another one has it.
+
+        The operating system lets go of the lock when the process ends, however it does.
+        """
+        self.processes.mkdir(parents=True, exist_ok=True)
+        with (self.processes / "lock").open("a", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(
+                    f"workdir {self.path} is in use by another run (its process is in "
+                    f"{self.processes / '0.json'}); wait for it, stop it, or name another workdir"
+                ) from None
+            yield
 
     def check_usable(self) -> bool:
         """Whether a run is here already; RunError where the folder holds something else."""

@@ -95,3 +95,11 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
 def test_files_are_what_every_json_reader_takes(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"π": "ü", "n": 1})
     assert json.loads((tmp_path / "a.json").read_bytes()) == {"π": "ü", "n": 1}
+
+
+def test_one_process_at_a_time_has_the_folder(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with folder.locked(), pytest.raises(RunError, match="is in use by another run"):
+        folder.locked().__enter__()
+    with folder.locked():
+        pass
