@@ -21,7 +21,8 @@ step. Its AsyncCheckpointer keeps what is hard: sharded arrays, the atomic commi
 
 Covers: kill -9 at any moment, damage to any file (as training.integrity says), a full disk and
 every other error of a save, NaN losses, and a restore on other devices. Does not cover: two runs
-in one folder, hosts that do not share it, and signals.
+in one folder, signals, and one of several processes whose part of a save fails alone: the others
+wait for it until Orbax's time limit, or the run's watchdog, ends the wait.
 """
 
 from __future__ import annotations
@@ -169,7 +170,11 @@ class Checkpoints:
         error: BaseException | None,
         trace: types.TracebackType | None,
     ) -> None:
-        self.close()
+        if error is not None and jax.process_count() > 1:
+            # Orbax would wait for the other processes, who may be dead, for ten minutes.
+            self._background.shutdown(wait=False)
+        else:
+            self.close()
 
     # ------------------------------------------------------------------------------- saving
 

@@ -7,7 +7,10 @@ be_one_of_two FOLDER ADDRESS INDEX       two processes that save, find damage an
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -108,6 +111,22 @@ def be_one_of_two(folder, address, index):
                 }
             )
         )
+
+
+def lose_a_peer(folder, address, index):
+    jax.config.update("jax_enable_recoverability", True)
+    jax.distributed.initialize(address, 2, int(index))
+    sharding = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), P("data"))
+    state = {"w": jax.make_array_from_callback((16, 24), sharding, values_of(1).__getitem__)}
+    with contextlib.suppress(ZeroDivisionError), Checkpoints(folder) as checkpoints:
+        checkpoints.save(state, RunRecord(step=1))
+        checkpoints.wait()
+        checkpoints.save(state, RunRecord(step=2))
+        if jax.process_index() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ZeroDivisionError
+    print("left", flush=True)
+    os._exit(0)  # as a run does whose peer is gone: JAX's farewell would wait for it
 
 
 if __name__ == "__main__":

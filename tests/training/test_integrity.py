@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -438,21 +438,38 @@ def test_a_loss_that_is_no_number_never_displaces_the_best_across_restarts(
 # ------------------------------------------------------------------------- other processes
 
 
-def start(*arguments: object, devices: int = 1) -> subprocess.Popen[str]:
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.training.checkpoint_processes", *map(str, arguments)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+Start = Callable[..., subprocess.Popen[str]]
 
 
-def test_killed_at_any_moment_the_newest_finished_step_restores(tmp_path: Path) -> None:
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts a function of checkpoint_processes.py; whatever still runs at the end is killed."""
+    children = []
+
+    def start_one(*arguments: object, devices: int = 1) -> subprocess.Popen[str]:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "tests.training.checkpoint_processes", *map(str, arguments)],
+            env=os.environ
+            | {
+                "JAX_PLATFORMS": "cpu",
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        children.append(child)
+        return child
+
+    yield start_one
+    for child in children:
+        child.kill()
+        child.communicate()
+
+
+def test_killed_at_any_moment_the_newest_finished_step_restores(
+    start: Start, tmp_path: Path
+) -> None:
     """Saving and deleting never pause in the child, so most kills hit one or the other."""
     moments = random.Random(0)
     folders = [tmp_path / str(trial) for trial in range(6)]
@@ -482,7 +499,7 @@ def test_killed_at_any_moment_the_newest_finished_step_restores(tmp_path: Path) 
             assert names == {str(step) for step in checkpoints.steps()}, "debris is swept"
 
 
-def test_from_eight_devices_onto_four_and_one(tmp_path: Path) -> None:
+def test_from_eight_devices_onto_four_and_one(start: Start, tmp_path: Path) -> None:
     child = start("save_on_eight", tmp_path, devices=8)
     _, errors = child.communicate()
     assert child.returncode == 0, errors[-4000:]
@@ -492,10 +509,27 @@ def test_from_eight_devices_onto_four_and_one(tmp_path: Path) -> None:
         np.testing.assert_array_equal(restored[0]["w"], values_of(1))
 
 
-def test_two_processes_go_on_from_the_same_step(tmp_path: Path) -> None:
+def start_two(start: Start, what: str, folder: Path) -> list[subprocess.Popen[str]]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-    children = [start("be_one_of_two", tmp_path, address, index) for index in (0, 1)]
+    return [start(what, folder, address, index) for index in (0, 1)]
+
+
+def test_a_peer_that_dies_during_a_save_is_not_waited_for(start: Start, tmp_path: Path) -> None:
+    first, second = start_two(start, "lose_a_peer", tmp_path)
+    output, errors = first.communicate(timeout=60)
+    assert output.endswith("left\n"), errors[-4000:]
+    second.communicate()
+    assert second.returncode == -signal.SIGKILL
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore_latest({"w": jnp.zeros((16, 24))})
+        assert restored is not None
+        assert restored[1].step in (1, 2), "1, or 2 where the peer's part was written in time"
+        np.testing.assert_array_equal(restored[0]["w"], values_of(1))
+
+
+def test_two_processes_go_on_from_the_same_step(start: Start, tmp_path: Path) -> None:
+    children = start_two(start, "be_one_of_two", tmp_path)
     outputs = [child.communicate() for child in children]
     for child, (_, errors) in zip(children, outputs, strict=True):
         assert child.returncode == 0, errors[-4000:]
