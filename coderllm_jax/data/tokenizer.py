@@ -115,11 +115,11 @@ class SentencePieceTokenizer(Tokenizer):
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(model)
-        except RuntimeError:
+            self.vocabulary = self._processor.vocab_size()
+            ids = list(range(self.vocabulary))
+            pieces = self._processor.IdToPiece(ids)
+        except (RuntimeError, UnicodeDecodeError):
             raise ModelError(f"{name}: not a SentencePiece model; fetch the file again") from None
-        self.vocabulary = self._processor.vocab_size()
-        ids = list(range(self.vocabulary))
-        pieces = self._processor.IdToPiece(ids)
         special = zip(self._processor.IsControl(ids), self._processor.IsUnknown(ids), strict=True)
         marks = [one or other for one, other in special]
         super().__init__({pieces[i]: i for i in ids if marks[i]}, name=name)
@@ -233,7 +233,13 @@ def build_sentencepiece(
     model = _schema().ModelProto()
     for piece, score, kind in zip(pieces, scores, types, strict=True):
         text = piece.replace(" ", _SPACE) if kind == _USER_DEFINED else piece
-        model.pieces.add(piece=text, score=score, type=_UNKNOWN if piece == "<unk>" else kind)
+        try:
+            model.pieces.add(piece=text, score=score, type=_UNKNOWN if piece == "<unk>" else kind)
+        except ValueError:
+            raise ModelError(
+                f"piece {piece!r} of the tokenizer has type {kind}, which SentencePiece does not "
+                "know; fetch the model's file again"
+            ) from None
     trainer = model.trainer_spec
     trainer.model_type = trainer.BPE
     trainer.vocab_size = len(pieces)

@@ -118,11 +118,13 @@ def weight_files(folder: Path) -> list[Path]:
             f"{folder}: holds no {WEIGHTS} and no readable {INDEX} ({error}); expected one of "
             "them; fetch the folder again"
         ) from None
-    names = {name for entry in listed for name in (entry if isinstance(entry, list) else [entry])}
+    names = [name for entry in listed for name in (entry if isinstance(entry, list) else [entry])]
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".h5"):
-            raise ModelError(f"{folder / INDEX}: names {shown(name)}; expected files beside it")
-    return [folder / name for name in sorted(names)]
+            raise ModelError(
+                f"{folder / INDEX}: names {shown(name)}; expected files beside it; fetch it again"
+            )
+    return [folder / name for name in sorted(set(names))]
 
 
 def read_weights(files: list[Path], architecture: Architecture) -> Iterator[tuple[str, LazyLeaf]]:
