@@ -221,7 +221,11 @@ def _follow(h5py: Any, file: Any, name: str) -> Any:
 
 
 def _tensor(path: Path, name: str, dataset: Any) -> MappedTensor:
-    """A dataset stored in one plain piece; anything else could fetch other files or run filters."""
+    """Where a dataset lies that is stored in one plain piece of this file.
+
+    HDF5 gives no offset for one that is in chunks (which filters may have changed), in another
+    file, put together from others, or was never written.
+    """
     dtype = dataset.dtype
     if dtype == np.dtype("V2") and dataset.attrs.get("dtype") == "bfloat16":
         dtype = np.dtype(ml_dtypes.bfloat16)
@@ -231,9 +235,8 @@ def _tensor(path: Path, name: str, dataset: Any) -> MappedTensor:
             "read"
         )
     offset = dataset.id.get_offset()
-    plain = not (dataset.external or dataset.is_virtual or dataset.chunks)
     tensor = MappedTensor(path, tuple(dataset.shape), dtype, offset or 0)
-    if not plain or offset is None or offset + tensor.num_bytes > path.stat().st_size:
+    if offset is None or offset + tensor.num_bytes > path.stat().st_size:
         raise ModelError(
             f"{path}: '{name}' is not stored whole in this file; expected what Keras saves; "
             "save the model again"
