@@ -99,12 +99,13 @@ class Checkpoints:
     def save(self, state: Any, record: RunRecord) -> bool:
         """Saves in the background; the state may be donated as soon as this returns.
 
-        A step that is there already stays as it is. False where the save was given up at once;
-        one that fails later is told by the next call. Neither costs an earlier step.
+        A step that is there already stays as it is, but for an evaluation that it had not had.
+        False where the save was given up at once; one that fails later is told by the next call.
+        Neither costs an earlier step.
         """
         self._join()
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-        is_there, refusal = first_decides(lambda: self._prepare(record.step, needed))
+        is_there, refusal = first_decides(lambda: self._prepare(record, needed))
         if is_there:
             return True
         if refusal:
@@ -187,12 +188,16 @@ class Checkpoints:
                 f"{self._folders.path} cannot be used ({error.strerror}); name another workdir"
             ) from None
 
-    def _prepare(self, step: int, state_bytes: int) -> tuple[bool, str]:
+    def _prepare(self, record: RunRecord, state_bytes: int) -> tuple[bool, str]:
         """Whether the step is there already, and what forbids that it is saved now."""
-        needed = state_bytes + _MARGIN_BYTES
+        needed, step, eval_loss = state_bytes + _MARGIN_BYTES, record.step, _eval_loss(record)
         try:
             self._open()
-            if step in self._folders.finished():
+            if there := self._folders.finished().get(step):
+                # A run that was interrupted before it could evaluate: now it has, and this step
+                # may be the best. Its files stay as they are.
+                if there.eval_loss is None and eval_loss is not None:
+                    write_manifest(self._folders.of(step), step=step, eval_loss=eval_loss)
                 return True, ""
             if self._folders.of(step).exists():
                 self._folders.move_aside(step, "it was never finished")

@@ -116,7 +116,9 @@ def train(
         observers=observers,
         steering=steering,
     )
-    judge.catch_up(state, config, num_steps)
+    if judge.catch_up(state, config, num_steps):
+        with jax.transfer_guard("allow"):
+            checkpoints.save(state, record)
     if record.status != "running":  # broken as it came, or asked to stop before the first step
         return state
     observers.note("compiling the training step")
@@ -225,18 +227,24 @@ class _Judge:
         self._program, self._meter, self._record = program, meter, record
         self._evaluation, self._observers, self._steering = evaluation, observers, steering
 
-    def catch_up(self, state: Any, config: TrainingConfig, num_steps: int) -> None:
-        """The evaluation that the step gone on from should have had: an interrupted run owes it."""
+    def catch_up(self, state: Any, config: TrainingConfig, num_steps: int) -> bool:
+        """The evaluation that the step gone on from should have had: an interrupted run owes it.
+
+        Returns whether a saved step has been evaluated by it.
+        """
         record = self._record
         if any(row["step"] == record.step for row in record.evaluations):
-            return
+            return False
         if record.step == 0:
             self._observers.note("measuring the model as it is")
             self._measure_few_shot(state)
             self.evaluate(state)
-        elif _is_due(record.step, self._steering.evaluation_every_steps, num_steps):
-            self.evaluate(state)
-            _stop_early(config, record)
+            return False
+        if not _is_due(record.step, self._steering.evaluation_every_steps, num_steps):
+            return False
+        self.evaluate(state)
+        _stop_early(config, record)
+        return record.status == "running"
 
     def _measure_few_shot(self, state: Any) -> None:
         """The untrained model under the plain prompt, which it may know better than chat turns."""

@@ -173,7 +173,7 @@ class Run:
                     "nor any other can be read any more; train again in a new workdir"
                 )
             state, found = restored
-            rows = [row for row in found.evaluations if row["step"] == found.step]
+            rows = [row for row in record.evaluations if row["step"] == found.step]
             best = rows[-1] if rows else {"step": found.step, "eval_loss": None}
         tensors = fetch(state.trainable)
         if jax.process_index():
