@@ -49,6 +49,7 @@ from coderllm_jax.config.layers import (
 )
 from coderllm_jax.config.schema import Config, describe
 from coderllm_jax.errors import ConfigError, ResumableError, UnknownKeyError, UserError
+from coderllm_jax.redaction import redact
 
 C = TypeVar("C", bound=Config)
 
@@ -74,6 +75,7 @@ def run(
         _restart_with_huge_pages()
     argv = list(sys.argv if argv is None else argv)
     logging.use_absl_handler()
+    line = ""
     try:
         if _HELP.intersection(_before_double_dash(argv)):
             print(help_text(config_class, default_card))
@@ -81,20 +83,21 @@ def run(
         else:
             code = main(resolve_config(argv, config_class, default_card)) or 0
     except UserError as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        line, code = f"error: {error}", 1
+    except BrokenPipeError:  # whoever read our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except OSError as error:
         reason = _machine_reason(error)
         if not reason:
             raise
-        print(f"error: {_one_line(reason)}", file=sys.stderr)
-        code = 1
+        line, code = f"error: {reason}", 1
     except ResumableError as error:
-        print(f"interrupted: {_one_line(error)}", file=sys.stderr)
-        code = RESUMABLE
+        line, code = f"interrupted: {error}", RESUMABLE
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = 130
+        line, code = "interrupted", 130
+    if line:
+        print(redact(_one_line(line)), file=sys.stderr)
     sys.exit(code)
 
 

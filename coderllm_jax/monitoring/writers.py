@@ -26,6 +26,7 @@ from coderllm_jax.config.training import TrainingConfig
 from coderllm_jax.monitoring.metrics_log import JsonLinesWriter
 from coderllm_jax.monitoring.resources import memory_bytes
 from coderllm_jax.records import Sample, Writer
+from coderllm_jax.redaction import redact
 from coderllm_jax.training.run_folder import RunFolder, read_json
 
 _log = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ class FanOut:
         except Exception as error:
             if name in self._required:
                 raise
-            self.failures[name] = f"{type(error).__name__}: {error}"
+            self.failures[name] = redact(f"{type(error).__name__}: {error}")
             self._writers.pop(name, None)
             _log.warning("writer %s failed and is left out: %s", name, self.failures[name])
             return None

@@ -27,6 +27,7 @@ import numpy as np
 
 from coderllm_jax.config.training import DistributedSection
 from coderllm_jax.errors import ConfigError, DeviceError, ResumableError, UserError
+from coderllm_jax.redaction import redact
 from coderllm_jax.training.signals import EXIT_RESUMABLE
 
 # What gloo, NCCL and the coordination service say when a peer's end of a connection is closed.
@@ -166,6 +167,6 @@ def ends_for_all(blame: Callable[[], str]) -> Iterator[None]:
             if not isinstance(error, UserError):
                 traceback.print_exc()
             code, line = 1, f"error: {rank}: {reason}"
-        print(line, file=sys.stderr, flush=True)
+        print(redact(line), file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(code)
