@@ -278,11 +278,11 @@ def _protect_control(model: bytes, *, name: str) -> bytes:
 
     try:
         parsed = _schema().ModelProto.FromString(model)
-    except DecodeError:
+        for piece in parsed.pieces:
+            if piece.type == _USER_DEFINED and _RESERVED.fullmatch(piece.piece):
+                piece.type = _CONTROL
+    except (DecodeError, TypeError):  # a piece that is not UTF-8 comes as bytes
         raise ModelError(f"{name}: not a SentencePiece model; fetch the file again") from None
-    for piece in parsed.pieces:
-        if piece.type == _USER_DEFINED and _RESERVED.fullmatch(piece.piece):
-            piece.type = _CONTROL
     return parsed.SerializeToString(deterministic=True)
 
 
