@@ -354,20 +354,35 @@ def num_set_aside(workdir: Path) -> int:
 def read_outcome(workdir: Path) -> dict[str, Any]:
     """What a finished run leaves, by name, without what a clock has measured."""
     folder = RunFolder(workdir)
-    outcome: dict[str, Any] = {}
-    for path in sorted(folder.adapter.iterdir()) if folder.adapter.is_dir() else []:
-        outcome[f"adapter/{path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    with contextlib.suppress(OSError):
-        outcome["training_rows.json"] = hashlib.sha256(
-            folder.training_rows.read_bytes()
-        ).hexdigest()
+    outcome: dict[str, Any] = {"files": _files(workdir)}
+    for path in [*sorted(folder.adapter.glob("*")), folder.training_rows]:
+        if path.is_file():
+            name = path.relative_to(workdir).as_posix()
+            outcome[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     logs = (("metrics.jsonl", folder.metrics_log), ("samples.jsonl", folder.samples_log))
     for name, path in logs:
         for number, row in enumerate(read_rows(path), start=1):
             outcome |= _timeless(row, prefix=f"{name}:{number} ")
     with contextlib.suppress(RunError):
         outcome |= _timeless(read_json(folder.summary), prefix="summary.json ")
+    with contextlib.suppress(OSError):  # a page of a run that goes on loads itself anew
+        shown = (folder.report / "index.html").read_text(encoding="utf-8")
+        outcome["report/index.html refreshes"] = 'http-equiv="refresh"' in shown
+        outcome["report/index.html ends"] = shown.rstrip().endswith("</html>")
     return outcome
+
+
+def _files(workdir: Path) -> list[str]:
+    """Everything in the run's folder; of checkpoints the finished steps, of processes nothing."""
+    folder = RunFolder(workdir)
+    inner = (folder.checkpoints, folder.processes)
+    found = [
+        path
+        for path in workdir.rglob("*")
+        if path.is_file() and not any(path.is_relative_to(each) for each in inner)
+    ]
+    found += [path.parent for path in folder.checkpoints.glob(f"[0-9]*/{MANIFEST}")]
+    return sorted(path.relative_to(workdir).as_posix() for path in found)
 
 
 def _timeless(values: Mapping[str, Any], *, prefix: str) -> dict[str, Any]:
@@ -377,9 +392,18 @@ def _timeless(values: Mapping[str, Any], *, prefix: str) -> dict[str, Any]:
 
 def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     """Everything in which two outcomes are not equal, to the last bit; empty where they are."""
-    missing = object()
+    names = [*expected, *(name for name in found if name not in expected)]
     return [
-        f"{name} is {found.get(name, 'missing')}, not {expected.get(name, 'missing')}"
-        for name in [*expected, *(found.keys() - expected.keys())]
-        if expected.get(name, missing) != found.get(name, missing)
+        _difference(name, expected.get(name, "missing"), found.get(name, "missing"))
+        for name in names
+        if expected.get(name, "missing") != found.get(name, "missing")
     ]
+
+
+def _difference(name: str, expected: Any, found: Any) -> str:
+    if isinstance(expected, list) and isinstance(found, list):
+        lacks = [str(each) for each in expected if each not in found]
+        has = [str(each) for each in found if each not in expected]
+        parts = [f"lacks {', '.join(lacks)}"] * bool(lacks) + [f"has {', '.join(has)}"] * bool(has)
+        return f"{name}: {' and '.join(parts) or 'in another order'}"
+    return f"{name} is {found}, not {expected}"
