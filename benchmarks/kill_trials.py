@@ -24,6 +24,7 @@ where any trial is not equal. `tiny` takes about six minutes on two cores, the 2
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import json
 import math
 import os
@@ -43,6 +44,7 @@ from benchmarks.killed_runs import (
     Experiment,
     Kill,
     Session,
+    SessionError,
     differences,
     num_set_aside,
     read_outcome,
@@ -171,8 +173,9 @@ def try_kills(bench: Bench, name: str, kills: Sequence[Kill], expected: Mapping[
         workdir = bench.folder / f"{name}-{attempt}" if attempt else bench.folder / name
         try:
             sessions = run_to_end(bench, workdir, kills)
-        except RuntimeError as error:
-            return Trial([], num_set_aside(workdir), [str(error)], time.perf_counter() - started)
+        except SessionError as error:
+            took_s = time.perf_counter() - started
+            return Trial(error.sessions, num_set_aside(workdir), [str(error)], took_s)
         if sessions[0].was_killed or not kills:
             break
         kills = [kills[0]._replace(delay_s=kills[0].delay_s / 2), *kills[1:]]
@@ -220,10 +223,11 @@ _HEAD = f"{'trial':>5}  {'killed while (at step), went on from':<78}{'again':>6}
 def trial_line(number: int, trial: Trial, steps: int) -> str:
     """One trial in a line; the first difference under it, where there is one."""
     parts = []
-    for before, after in zip(trial.sessions, trial.sessions[1:], strict=False):
-        origin = "" if after.went_on_from is None else f" → {after.went_on_from}"
-        parts.append(f"{before.phase} ({before.step}){origin}")
-    again = trial.steps_repeated(steps) if trial.sessions else 0
+    for session, after in itertools.zip_longest(trial.kills, trial.sessions[1:]):
+        came_to = after is not None and after.went_on_from is not None
+        origin = f" → {after.went_on_from}" if came_to else ""
+        parts.append(f"{session.phase} ({session.step}){origin}")
+    again = max(0, trial.steps_repeated(steps))
     line = f"{number:>5}  {'; '.join(parts):<78}{again:>6}{trial.set_aside:>6}  "
     if not trial.differences:
         return line + "yes"

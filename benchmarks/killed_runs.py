@@ -111,6 +111,14 @@ class Session(NamedTuple):
     was_saving: bool
 
 
+class SessionError(RuntimeError):
+    """A session ended by itself, and not well, after `sessions` that had been killed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.sessions: list[Session] = []
+
+
 class Bench(NamedTuple):
     """Where an experiment's runs lie, and what they share."""
 
@@ -170,12 +178,16 @@ def write_inputs(folder: Path, num_rows: int) -> None:
 def run_to_end(bench: Bench, workdir: Path, kills: Sequence[Kill] = ()) -> list[Session]:
     """Starts the run, kills it once for each of `kills`, and starts it again until it is done.
 
-    Raises RuntimeError, with what it said, where a session ends by itself and not well.
+    Raises SessionError, with what it said, where a session ends by itself and not well.
     """
     sessions: list[Session] = []
     for kill in [*kills, None]:
         log = workdir.with_name(f"{workdir.name}-{len(sessions) + 1}.log")
-        sessions.append(_run_session(bench, workdir, kill, log))
+        try:
+            sessions.append(_run_session(bench, workdir, kill, log))
+        except SessionError as error:
+            error.sessions = sessions
+            raise
         if not sessions[-1].was_killed:
             break
     return sessions
@@ -188,7 +200,7 @@ def _run_session(bench: Bench, workdir: Path, kill: Kill | None, log: Path) -> S
         is_due = _trigger(kill, bench.experiment, workdir, began=began, before=before)
         while process.poll() is None and not is_due():
             if time.time() - began > _PATIENCE_S:
-                raise RuntimeError(f"{workdir} is not done after {_PATIENCE_S} s; see {log}")
+                raise SessionError(f"{workdir} is not done after {_PATIENCE_S} s; see {log}")
             time.sleep(_POLL_S)
         if kill is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -199,7 +211,7 @@ def _run_session(bench: Bench, workdir: Path, kill: Kill | None, log: Path) -> S
         code = process.wait()
     if code not in (0, -signal.SIGKILL):
         said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        raise RuntimeError(f"{workdir} ended with {code}: {said[-1] if said else 'no word'}")
+        raise SessionError(f"{workdir} ended with {code}: {said[-1] if said else 'no word'}")
     return look(
         bench.experiment, workdir, log, began=began, before=before, was_killed=code != 0
     )._replace(after_s=time.time() - began)

@@ -226,7 +226,7 @@ for step in range(1, 4):
     row = {"step": step, "loss": 1.0, "time": time.time()}
     with (workdir / "metrics/metrics.jsonl").open("a") as metrics:
         metrics.write(json.dumps(row) + "\\n")
-if is_first and code == 0:
+if is_first:
     time.sleep(60)
 print("error: of its own")
 sys.exit(code)
@@ -260,8 +260,9 @@ def test_a_session_is_killed_with_its_children_and_started_again(tmp_path: Path)
 
 def test_a_session_that_fails_by_itself_is_not_equal_and_says_why(tmp_path: Path) -> None:
     bench = FakeRun(TINY, tmp_path, "1")
-    trial = try_kills(bench, "run", [Kill("step", number=9)], {})
+    trial = try_kills(bench, "run", [Kill("step", number=3), Kill("step", number=9)], {})
     assert trial.differences == [f"{tmp_path / 'run'} ended with 1: error: of its own"]
+    assert [kill.phase for kill in trial.kills] == ["training"]
     assert "NO" in table([trial], 60)
 
 
