@@ -63,7 +63,7 @@ def make_mesh(section: MeshSection, *, devices: list[jax.Device] | None = None) 
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def row_multiple(mesh: Mesh, accumulation_steps: int = 1) -> int:
+def row_multiple(mesh: Mesh | jax.sharding.AbstractMesh, accumulation_steps: int = 1) -> int:
     """What the rows of a step must be a multiple of, to be split evenly over data x fsdp."""
     return mesh.shape["data"] * mesh.shape["fsdp"] * accumulation_steps
 
