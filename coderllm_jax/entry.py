@@ -25,6 +25,7 @@ import os
 import re
 import sys
 import traceback
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -75,6 +76,7 @@ def run(
         _restart_with_huge_pages()
     argv = list(sys.argv if argv is None else argv)
     logging.use_absl_handler()
+    sys.excepthook = _show_bug
     line = ""
     try:
         if _HELP.intersection(_before_double_dash(argv)):
@@ -99,6 +101,13 @@ def run(
     if line:
         print(redact(_one_line(line)), file=sys.stderr)
     sys.exit(code)
+
+
+def _show_bug(
+    kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
+) -> None:
+    """Our own mistakes keep their traceback, which may quote what was configured."""
+    sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _machine_reason(error: OSError) -> str:

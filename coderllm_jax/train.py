@@ -118,6 +118,7 @@ def train_model(config: TrainingConfig | Mapping[str, Any]) -> TrainingResult:
     # Several processes look once all are there: one of them may have begun to write.
     if not several and (finished := _find_finished(config, folder)):
         return finished
+    folder.check_writable()
 
     from coderllm_jax.training.devices import check_platform, prepare_process
 

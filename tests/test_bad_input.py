@@ -211,7 +211,10 @@ def test_what_may_not_be_read_or_written(here):
                 "its permissions"
             ),
             "workdir ~/read_only/other cannot be made in ~/read_only; name another one",
-            "…~/read_only/run…ermission…",
+            (
+                "workdir ~/read_only/run may not be written by this user; change its permissions "
+                "or name another workdir"
+            ),
             (
                 "~/read_only/cache/compiled: cannot be made (Permission denied); name another "
                 "model.cache_dir"

@@ -18,6 +18,7 @@ from statistics import median
 from typing import Any, TextIO
 
 from coderllm_jax.records import Sample
+from coderllm_jax.redaction import redact
 
 _LINES_WITHOUT_TERMINAL = 20
 _RECENT = 16
@@ -44,7 +45,7 @@ class ProgressWriter:
 
     def note(self, text: str) -> None:
         """A line about what is going on now; the next line takes its place on a terminal."""
-        self._show(f"{text} …", keep=not self._in_place)
+        self._show(f"{redact(text)} …", keep=not self._in_place)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Shows the row, if it is one of those to be shown."""

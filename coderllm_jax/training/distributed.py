@@ -165,7 +165,7 @@ def ends_for_all(blame: Callable[[], str]) -> Iterator[None]:
             code, line = EXIT_RESUMABLE, f"interrupted: {rank}: {reason}"
         else:
             if not isinstance(error, UserError):
-                traceback.print_exc()
+                print(redact(traceback.format_exc()), file=sys.stderr)
             code, line = 1, f"error: {rank}: {reason}"
         print(redact(line), file=sys.stderr, flush=True)
         sys.stdout.flush()

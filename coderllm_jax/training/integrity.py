@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from coderllm_jax.model.cache import sha256_of
+from coderllm_jax.model.mapped import sha256_of
 
 MANIFEST = "integrity.json"
 

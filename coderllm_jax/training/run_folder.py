@@ -89,6 +89,14 @@ class RunFolder:
     def summary(self) -> Path:
         return self.report / "summary.json"
 
+    def check_writable(self) -> None:
+        """RunError where a run that is there may be read but not gone on with."""
+        if self.path.is_dir() and not os.access(self.path, os.W_OK | os.X_OK):
+            raise RunError(
+                f"workdir {self.path} may not be written by this user; change its permissions or "
+                "name another workdir"
+            )
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Holds the folder for this process; RunError where another one has it.
