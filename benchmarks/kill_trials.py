@@ -53,13 +53,6 @@ from benchmarks.killed_runs import (
 )
 from coderllm_jax.config.training import ModelSection
 
-_JSON = flags.DEFINE_string("json", "", "Also write the figures to this file.")
-_REPORT = flags.DEFINE_string("report", "", "Also write the page to this file (Markdown).")
-_MODELS = flags.DEFINE_list("model", ["tiny", "gemma3_270m"], "Which are tried.")
-_TRIALS = flags.DEFINE_integer("trials", 20, "Trials of tiny; the 270M gets one.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Chooses the moments.")
-_FOLDER = flags.DEFINE_string("folder", "", "Where the runs go, to be kept; default: nowhere.")
-
 _COMMON = {
     "data.packing": True,
     "evaluation.max_items": 8,
@@ -310,8 +303,8 @@ def page(text: str, conditions: Mapping[str, Any]) -> str:
 def _conditions() -> dict[str, Any]:
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "trials": _TRIALS.value,
-        "seed": _SEED.value,
+        "trials": flags.FLAGS.trials,
+        "seed": flags.FLAGS.seed,
         "cores": os.cpu_count(),
         "machine": platform.machine(),
         "python": platform.python_version(),
@@ -320,21 +313,33 @@ def _conditions() -> dict[str, Any]:
     }
 
 
+def define_flags() -> None:
+    """The command's flags; tests import this module beside others that have some of these names."""
+    flags.DEFINE_string("json", "", "Also write the figures to this file.")
+    flags.DEFINE_string("report", "", "Also write the page to this file (Markdown).")
+    flags.DEFINE_list("model", list(EXPERIMENTS), "Which are tried.")
+    flags.DEFINE_integer("trials", 20, "Trials of tiny; the 270M gets one.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Chooses the moments.")
+    flags.DEFINE_string("folder", "", "Where the runs go, to be kept; default: nowhere.")
+
+
 def main(argv: list[str]) -> None:
     """Runs what is asked for, prints and writes what came out, exits with 1 on any difference."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    if unknown := [name for name in _MODELS.value if name not in EXPERIMENTS]:
+    if unknown := [name for name in flags.FLAGS.model if name not in EXPERIMENTS]:
         raise app.UsageError(f"--model names {unknown[0]!r}; expected {', '.join(EXPERIMENTS)}")
     started, conditions = time.perf_counter(), _conditions()
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        for name in _MODELS.value:
-            folder = Path(_FOLDER.value or temporary).absolute() / name
+        for name in flags.FLAGS.model:
+            folder = Path(flags.FLAGS.folder or temporary).absolute() / name
             if folder.exists():
                 raise SystemExit(f"error: {folder} is there already; name another --folder")
             print(f"{name}\n{_HEAD}", file=sys.stderr)
-            found[name] = measure(EXPERIMENTS[name], folder, trials=_TRIALS.value, seed=_SEED.value)
+            found[name] = measure(
+                EXPERIMENTS[name], folder, trials=flags.FLAGS.trials, seed=flags.FLAGS.seed
+            )
     conditions["wall_s"] = time.perf_counter() - started
     parts = []
     for name, result in found.items():
@@ -346,13 +351,14 @@ def main(argv: list[str]) -> None:
         parts.append(f"{about}\n\n{table(trials, steps)}\n\n{verdict(name, trials)}")
     text = "\n\n\n".join(parts)
     print(text)
-    if _JSON.value:
-        Path(_JSON.value).write_text(json.dumps(as_json(found, conditions), indent=1) + "\n")
-    if _REPORT.value:
-        Path(_REPORT.value).write_text(page(text, conditions))
+    if flags.FLAGS.json:
+        Path(flags.FLAGS.json).write_text(json.dumps(as_json(found, conditions), indent=1) + "\n")
+    if flags.FLAGS.report:
+        Path(flags.FLAGS.report).write_text(page(text, conditions))
     if any(trial.differences for result in found.values() for trial in result["trials"]):
         raise SystemExit(1)
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)
