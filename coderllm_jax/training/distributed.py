@@ -10,6 +10,7 @@ One process pays nothing: every function returns at once. All processes must sha
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import hashlib
@@ -18,6 +19,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -38,6 +40,9 @@ _CONNECTION = re.compile(
 )
 
 
+# How long process 0 waits for the others to leave.
+_FAREWELL_S = 10.0
+
 _abort_handler: Any = None
 
 
@@ -52,6 +57,8 @@ def start(section: DistributedSection) -> None:
     # A process that is left alone ends by itself, with 42 and a line that names who is missing;
     # without this the coordinator's client would abort it first.
     jax.config.update("jax_enable_recoverability", True)
+    # It would take SIGTERM for itself, and keep it until a barrier that nobody calls.
+    jax.config.update("jax_enable_preemption_service", False)
     _end_with_42_on_abort()
     try:
         jax.distributed.initialize(
@@ -69,6 +76,29 @@ def start(section: DistributedSection) -> None:
             "distributed.coordinator, num_processes and process_id, or distributed.enabled=off "
             "for a run of one process"
         ) from error
+    atexit.register(_leave_in_order)  # after JAX's own, so before it
+
+
+def _leave_in_order() -> None:
+    """Process 0 goes last: without it JAX's client aborts the others, which have nothing to fear.
+
+    Processes that can be left alone are not waited for by JAX. A dead one is not waited for here.
+    """
+    with contextlib.suppress(Exception):  # whatever is said of a run, it has been said by now
+        if jax.process_index():
+            jax.distributed.shutdown()
+            return
+        waiting = threading.Thread(target=_wait_until_alone, name="farewell", daemon=True)
+        waiting.start()
+        waiting.join(_FAREWELL_S)
+
+
+def _wait_until_alone() -> None:
+    from jax.experimental import multihost_utils
+
+    # Returns when every process has either called it, which no other does, or left.
+    with contextlib.suppress(Exception), multihost_utils.live_devices(jax.devices()):
+        pass
 
 
 def _end_with_42_on_abort() -> None:

@@ -145,7 +145,12 @@ class Lab:
         return Running(self, workdir, command, environment | (env or {}))
 
     def launch_pair(
-        self, name: str, *, faults: tuple[str, str] = ("", ""), each: Any = ({}, {}), **settings: Any
+        self,
+        name: str,
+        *,
+        faults: tuple[str, str] = ("", ""),
+        each: Any = ({}, {}),
+        **settings: Any,
     ) -> tuple[Running, Running]:
         """Two processes of one run; `each` holds settings that only one of them gets."""
         address = f"127.0.0.1:{free_port()}"
