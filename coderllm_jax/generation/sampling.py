@@ -1,0 +1,180 @@
+"""From logits to one token a row: filters as one threshold, then one uniform number a row.
+
+    logits [S, V] ── repetition penalty, temperature ──> probabilities
+                  ── top-k, top-p, min-p ──────────────> keep what is at least threshold [S, 1]
+                  ── inverse of the cumulative sum ────> token [S]
+
+A request's token number i is drawn with fold_in(key(seed), i) and with nothing else, so a sample
+does not depend on which slot it has, on its neighbours, or on when it began.
+
+Sources: top-k Fan et al. 2018; top-p Holtzman et al. 2020 (section 3.1); min-p Nguyen et al. 2024
+(section 3); repetition penalty Keskar et al. 2019 (section 4.1). Filters are applied in that order
+to the probabilities after temperature, as transformers and vLLM do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from coderllm_jax.errors import ConfigError
+
+# Candidates that top-k and top-p look at without sorting the vocabulary. 262k logits sort in 20 ms
+# a row on a CPU core; that more than these are wanted is rare, and then all of them are sorted.
+_CANDIDATES = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How one request's tokens are chosen. Temperature 0 is greedy, whatever the rest says.
+
+    top_k 0, top_p 1, min_p 0 and repetition_penalty 1 switch each of them off.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "temperature": (0.0, 100.0),
+            "top_k": (0, 1 << 31),
+            "top_p": (1e-6, 1.0),
+            "min_p": (0.0, 1.0),
+            "repetition_penalty": (1e-3, 1e3),
+            "seed": (0, (1 << 32) - 1),
+        }
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if not low <= value <= high:  # NaN is not in any range
+                raise ConfigError(f"{name} is {value!r}; expected {low:g} to {high:g}")
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is taken and nothing changes which one that is."""
+        return self.temperature == 0 and self.repetition_penalty == 1
+
+
+GREEDY = Sampling()
+
+
+class SamplingArrays(NamedTuple):
+    """`Sampling` of all slots, on the device; seeds are uint32, the rest float32 and int32 [S]."""
+
+    temperature: jax.Array
+    top_k: jax.Array
+    top_p: jax.Array
+    min_p: jax.Array
+    repetition_penalty: jax.Array
+    seed: jax.Array
+
+    @classmethod
+    def of(cls, sampling: Sampling) -> SamplingArrays:
+        """One slot's, as host scalars."""
+        dtypes = ("float32", "int32", "float32", "float32", "float32", "uint32")
+        values: list[Any] = [
+            np.asarray(value, dtype)
+            for value, dtype in zip(dataclasses.astuple(sampling), dtypes, strict=True)
+        ]
+        return cls(*values)
+
+    @classmethod
+    def greedy(cls, num_slots: int) -> SamplingArrays:
+        """Greedy in every slot."""
+        return jax.tree.map(lambda value: jnp.full(num_slots, value), cls.of(GREEDY))
+
+
+def choose_tokens(
+    logits_SV: jax.Array, seen_SV: jax.Array, index_S: jax.Array, sampling: SamplingArrays
+) -> jax.Array:
+    """The next token of every slot, int32 [S].
+
+    logits: float32. seen: bool, tokens of the prompt and of the answer so far. index: how many
+    tokens of the answer there are already.
+    """
+    penalty_S1 = sampling.repetition_penalty[:, None]
+    penalized_SV = jnp.where(logits_SV > 0, logits_SV / penalty_S1, logits_SV * penalty_S1)
+    logits_SV = jnp.where(seen_SV, penalized_SV, logits_SV)
+    greedy_S = jnp.argmax(logits_SV, axis=-1).astype(jnp.int32)
+
+    heat_S1 = jnp.where(sampling.temperature > 0, sampling.temperature, 1.0)[:, None]
+    probability_SV = jax.nn.softmax(logits_SV / heat_S1, axis=-1)
+    threshold_S = _threshold(probability_SV, sampling)
+    kept_SV = jnp.where(probability_SV >= threshold_S[:, None], probability_SV, 0.0)
+    uniform_S = jax.vmap(
+        lambda seed, index: jax.random.uniform(jax.random.fold_in(jax.random.key(seed), index))
+    )(sampling.seed, index_S)
+    drawn_S = _draw(kept_SV, uniform_S)
+    return jnp.where(sampling.temperature > 0, drawn_S, greedy_S)
+
+
+def _threshold(probability_SV: jax.Array, sampling: SamplingArrays) -> jax.Array:
+    """The least probability that all filters let through, [S]."""
+    vocabulary = probability_SV.shape[1]
+    few = min(_CANDIDATES, vocabulary)
+    wants_k, wants_p = sampling.top_k > 0, sampling.top_p < 1
+
+    def of_candidates(count: int) -> jax.Array:
+        """From the `count` largest; equals that of all where they hold what is asked for."""
+        largest_SC, _ = jax.lax.top_k(probability_SV, count)
+        last_k = jnp.clip(sampling.top_k - 1, 0, count - 1)
+        by_k_S = jnp.take_along_axis(largest_SC, last_k[:, None], axis=1)[:, 0]
+        after_k_SC = jnp.where(wants_k[:, None] & (largest_SC < by_k_S[:, None]), 0.0, largest_SC)
+        total_S = jnp.where(wants_k, jnp.sum(after_k_SC, axis=1), 1.0)
+        before_SC = (jnp.cumsum(after_k_SC, axis=1) - after_k_SC) / total_S[:, None]
+        # The smallest set that reaches top_p: all tokens before which less than that has gathered.
+        last_p = jnp.sum(before_SC < sampling.top_p[:, None], axis=1) - 1
+        by_p_S = jnp.take_along_axis(largest_SC, last_p[:, None], axis=1)[:, 0]
+        return jnp.maximum(jnp.where(wants_k, by_k_S, 0.0), jnp.where(wants_p, by_p_S, 0.0))
+
+    def with_few() -> jax.Array:
+        mass_S = jnp.sum(jax.lax.top_k(probability_SV, few)[0], axis=1)
+        too_few = (sampling.top_k > few) | (wants_p & ~wants_k & (mass_S < sampling.top_p))
+        if few == vocabulary:
+            return of_candidates(few)
+        return jax.lax.cond(
+            jnp.any(too_few), lambda: of_candidates(vocabulary), lambda: of_candidates(few)
+        )
+
+    by_rank_S = jax.lax.cond(
+        jnp.any(wants_k | wants_p), with_few, lambda: jnp.zeros(probability_SV.shape[0])
+    )
+    by_min_p_S = sampling.min_p * jnp.max(probability_SV, axis=1)
+    return jnp.maximum(by_rank_S, by_min_p_S)
+
+
+def _draw(weight_SV: jax.Array, uniform_S: jax.Array) -> jax.Array:
+    """An index with probability in proportion to its weight, by the inverse of the cumulative sum.
+
+    In two levels, blocks and then one block's members: one sum over 262k weights in sequence would
+    cost more than the model's head, and float32 would lose the small ones at its end.
+    """
+    slots, vocabulary = weight_SV.shape
+    size = 1 << ((vocabulary - 1).bit_length() // 2)
+    padded = jnp.pad(weight_SV, ((0, 0), (0, -vocabulary % size)))
+    blocks_SNB = padded.reshape(slots, -1, size)
+    sums_SN = jnp.sum(blocks_SNB, axis=2)
+    block_S, rest_S = _invert(sums_SN, uniform_S * jnp.sum(sums_SN, axis=1))
+    chosen_SB = jnp.take_along_axis(blocks_SNB, block_S[:, None, None], axis=1)[:, 0]
+    member_S, _ = _invert(chosen_SB, rest_S)
+    return (block_S * size + member_S).astype(jnp.int32)
+
+
+def _invert(weight_SN: jax.Array, target_S: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The first index whose cumulative weight exceeds the target, and what is left of the target.
+
+    Rounding may put the target past the end: the last index that has any weight is then meant.
+    """
+    total_SN = jnp.cumsum(weight_SN, axis=1)
+    past = (total_SN > target_S[:, None]) & (weight_SN > 0)
+    last = weight_SN.shape[1] - 1 - jnp.argmax((weight_SN > 0)[:, ::-1], axis=1)
+    index_S = jnp.where(jnp.any(past, axis=1), jnp.argmax(past, axis=1), last)
+    here = jnp.take_along_axis(total_SN - weight_SN, index_S[:, None], axis=1)[:, 0]
+    return index_S, jnp.maximum(target_S - here, 0.0)
