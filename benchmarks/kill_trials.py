@@ -18,7 +18,7 @@ through three times, so the order of every epoch counts; the best step is an ear
 checkpoint that is kept for the end counts.
 
 The 270M is done once, killed in the middle of its second save. Prints a table and exits with 1
-where any trial is not equal. `tiny` takes about six minutes on two cores, the 270M one.
+where any trial is not equal. `tiny` takes about four minutes on two cores, the 270M one.
 """
 
 from __future__ import annotations
