@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,9 +39,19 @@ class Journal:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", encoding="utf-8") as file:
+                if self._ends_in_half_a_line():
+                    file.write("\n")
                 file.write(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n")
         except OSError as error:
             _log.warning("%s: event %r was not written (%s)", self._path, event, error)
+
+    def _ends_in_half_a_line(self) -> bool:
+        """What a full disk or a killed process may leave; an event appended to it would be lost."""
+        assert self._path is not None
+        with self._path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - 1, 0))
+            return file.read() not in (b"", b"\n")
 
     def read(self) -> list[dict[str, Any]]:
         """Every whole event, oldest first; half a line of a killed process is passed over."""

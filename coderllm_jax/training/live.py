@@ -45,11 +45,12 @@ class LiveFile:
         self._sha256 = changes[-1]["sha256"] if changes else _sha256(b"")
         self._replay: dict[int, dict[str, Any]] = {}
         if _sha256(self._read()) == self._sha256:
-            self._replay = {
-                row["step"]: row["values"]
-                for row in changes
-                if row["event"] == "live" and row["step"] > step
-            }
+            for row in changes:
+                if row["event"] == "live":
+                    # A session that had gone back wrote over what an earlier one did later.
+                    self._replay = {at: v for at, v in self._replay.items() if at < row["step"]}
+                    self._replay[row["step"]] = row["values"]
+            self._replay = {at: v for at, v in self._replay.items() if at > step}
 
     def values(self, step: int) -> dict[str, Any]:
         """What holds for `step`, after a look at the file."""

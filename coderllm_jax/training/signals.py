@@ -72,7 +72,10 @@ class StopSignals:
         if not self.received:
             self.received = name
             again = "; once more ends it now" if number == signal.SIGINT else ""
-            self._note(f"{name}: saving, then stopping{again}")
+            # Raised here it would come out of any line of the run: of a terminal that is gone, or
+            # of a print that was interrupted by this very signal.
+            with contextlib.suppress(OSError, RuntimeError, ValueError):
+                self._note(f"{name}: saving, then stopping{again}")
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import json
 import os
 import socket
 import sys
@@ -53,10 +52,15 @@ class Watchdog:
         self._place: tuple[str, int] = ("starting", 0)
         self._since = time.monotonic()
         self._reports = False
+        self._left_behind: dict[int, float] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> Self:
+        # Of a session before this one: they say nothing about who is silent now.
+        for rank in range(self._count):
+            with contextlib.suppress(OSError):
+                self._left_behind[rank] = self._path(rank).stat().st_mtime
         self._thread.start()
         return self
 
@@ -148,10 +152,14 @@ class Watchdog:
         }
         # A full disk must not end a run that could still be saved.
         with contextlib.suppress(OSError):
-            write_json(self._folder / f"{self._rank}.json", report)
+            write_json(self._path(self._rank), report)
+
+    def _path(self, rank: int) -> Path:
+        return self._folder / f"{rank}.json"
 
     def _report(self, rank: int) -> dict[str, Any]:
-        path = self._folder / f"{rank}.json"
-        with contextlib.suppress(ValueError, json.JSONDecodeError):
-            return read_json(path)
+        path = self._path(rank)
+        with contextlib.suppress(OSError, ValueError):
+            if path.stat().st_mtime != self._left_behind.get(rank):
+                return read_json(path)
         return {}
