@@ -43,19 +43,20 @@ class LiveFile:
         self.wants_stop = False
         changes = [row for row in journal.read() if row["event"] in ("live", "live_rejected")]
         self._sha256 = changes[-1]["sha256"] if changes else _sha256(b"")
-        self._replay: dict[int, dict[str, Any]] = {}
+        self._replay: dict[int, Mapping[str, Any]] = {}
         if _sha256(self._read()) == self._sha256:
             for row in changes:
                 if row["event"] == "live":
                     # A session that had gone back wrote over what an earlier one did later.
                     self._replay = {at: v for at, v in self._replay.items() if at < row["step"]}
-                    self._replay[row["step"]] = row["values"]
+                    self._replay[row["step"]] = row
             self._replay = {at: v for at, v in self._replay.items() if at > step}
 
     def values(self, step: int) -> dict[str, Any]:
         """What holds for `step`, after a look at the file."""
         if step in self._replay:
-            self._values = dict(self._replay.pop(step))
+            change = self._replay.pop(step)
+            self._values, self.wants_stop = dict(change["values"]), change["stop"]
         stamp = self._look()
         if stamp != self._stamp:
             self._stamp = stamp

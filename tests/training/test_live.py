@@ -103,6 +103,16 @@ def test_stop_is_obeyed_once(desk: Desk) -> None:
     assert not again.wants_stop
 
 
+def test_a_stop_that_a_kill_overtook_is_obeyed_after_all(desk: Desk) -> None:
+    desk.path.write_text("stop: true")
+    desk.session().values(7)
+    again = desk.session(step=5)
+    again.values(6)
+    assert not again.wants_stop
+    again.values(7)
+    assert again.wants_stop
+
+
 def test_a_run_that_goes_back_makes_its_changes_at_their_steps(desk: Desk) -> None:
     live = desk.session()
     live.values(1)
