@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
 import time
@@ -240,13 +241,12 @@ def _run(
             record.peak_memory_bytes = max(record.peak_memory_bytes, peak_memory_bytes())
             run.write_figures(
                 record,
+                before_summary=functools.partial(write_report, folder),
                 last_checkpoint=max(checkpoints.steps(), default=None),
                 set_aside=[each._asdict() for each in checkpoints.set_aside],
                 failed_saves=[each._asdict() for each in checkpoints.failures],
                 failed_writers=writer.failures,
             )
-            if is_first():
-                write_report(folder)
 
         try:
             state = train(

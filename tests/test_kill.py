@@ -19,23 +19,25 @@ def changed(name: str, **options: Any) -> Experiment:
     return experiment._replace(options={**experiment.options, **options})
 
 
-def test_a_tiny_run_killed_in_a_save_and_between_two_is_the_one_that_was_not(
+def test_a_tiny_run_killed_in_a_save_between_two_and_at_the_end_is_the_one_that_was_not(
     tmp_path: Path,
 ) -> None:
     bench = prepare(changed("tiny", steps=24), tmp_path)
     run_to_end(bench, tmp_path / "whole")
     expected = read_outcome(tmp_path / "whole")
-    kills = [Kill("saving", number=2), Kill("step", number=6)]
+    # The last while the plot is drawn: until all is written, no summary says that it is finished.
+    kills = [Kill("saving", number=2), Kill("step", number=6), Kill("end", delay_s=0.1)]
     trial = try_kills(bench, "killed", kills, expected)
     assert not trial.differences
-    assert len(trial.kills) == 2
-    first, second, last = trial.sessions
+    assert len(trial.kills) == 3
+    first, second, third, last = trial.sessions
     # Killed in the save of step 8: it went on from there or from the one before, never anew.
     assert second.went_on_from in (4, 8)
     assert second.went_on_from <= first.step
-    assert last.went_on_from is not None
-    assert second.went_on_from <= last.went_on_from <= second.step
-    assert trial.steps_repeated(24) >= second.step - last.went_on_from
+    assert third.went_on_from is not None
+    assert second.went_on_from <= third.went_on_from <= second.step
+    assert trial.steps_repeated(24) >= second.step - third.went_on_from
+    assert last.went_on_from in (24, None)  # None: it found the run finished
     # The adapter of an early step, so of a checkpoint that outlived the kills.
     assert expected["summary.json best_step"] < 24
 

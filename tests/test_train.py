@@ -7,7 +7,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -173,10 +173,10 @@ def test_resumed_is_uninterrupted_bit_for_bit(
 ) -> None:
     write_report = training_report.write_report
 
-    def interrupted(folder: RunFolder) -> Path:
-        if read_json(folder.summary)["steps"] == INTERRUPTED_AT:
+    def interrupted(folder: RunFolder, summary: Mapping[str, Any]) -> Path:
+        if summary["steps"] == INTERRUPTED_AT:
             raise KeyboardInterrupt
-        return write_report(folder)
+        return write_report(folder, summary)
 
     config = changed(base, tmp_path / "run")
     with monkeypatch.context() as patch:

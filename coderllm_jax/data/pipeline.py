@@ -18,7 +18,11 @@ is made when it is first needed, and at most two are kept.
 from __future__ import annotations
 
 import bisect
+import functools
+import multiprocessing
+import os
 import sys
+import threading
 import types
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol, Self, cast
@@ -246,6 +250,13 @@ class _BatchSource:
     def __init__(self, rows: PackedRows, part: BatchPart) -> None:
         self._rows, self._part = rows, part
 
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        # In a worker process, which nobody else ends where the one that reads it was killed.
+        if reader := multiprocessing.parent_process():
+            leave = functools.partial(_leave_with, reader)
+            threading.Thread(target=leave, name="leave-with-reader", daemon=True).start()
+
     def __len__(self) -> int:
         return _ENDLESS_STEPS
 
@@ -255,3 +266,8 @@ class _BatchSource:
     def __repr__(self) -> str:
         # Grain writes its sources into logs: not with all their tokens.
         return f"batches of {self._rows}"
+
+
+def _leave_with(reader: multiprocessing.process.BaseProcess) -> None:
+    reader.join()
+    os._exit(1)

@@ -36,4 +36,6 @@ def write_loss_plot(
     axes.grid(alpha=0.3)
     if axes.has_data():
         axes.legend(frameon=False)
-    figure.savefig(path)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    figure.savefig(unfinished, format="png")
+    unfinished.replace(path)

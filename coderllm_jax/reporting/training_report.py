@@ -26,13 +26,18 @@ _GIB = 2**30
 _NONE = "\u2013"
 
 
-def write_report(folder: RunFolder) -> Path:
-    """Writes report/index.html, and loss.png once the run is over; returns the page's path."""
-    summary = read_json(folder.summary)
+def write_report(folder: RunFolder, summary: Mapping[str, Any] | None = None) -> Path:
+    """Writes report/index.html, and loss.png once the run is over; returns the page's path.
+
+    Each appears whole or not at all. `summary`: the one that is to be written after the page,
+    because it says that the run is finished; by default the one that is there.
+    """
+    summary = read_json(folder.summary) if summary is None else summary
     rows = read_rows(folder.metrics_log)
     folder.report.mkdir(parents=True, exist_ok=True)
     path = folder.report / "index.html"
-    path.write_text(
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(
         render(
             name=folder.path.name,
             summary=summary,
@@ -43,6 +48,7 @@ def write_report(folder: RunFolder) -> Path:
         ),
         encoding="utf-8",
     )
+    unfinished.replace(path)
     if summary["status"] != "running":
         from coderllm_jax.reporting.loss_plot import write_loss_plot
 

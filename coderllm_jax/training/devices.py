@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,26 @@ def prepare_process(*, platform: str, cache_dir: str) -> None:
         raise DeviceError(
             f"{compiled}: cannot be made ({error.strerror}); name another model.cache_dir"
         ) from None
+    _drop_cut_programs(compiled)
     jax.config.update("jax_compilation_cache_dir", str(compiled))
+
+
+def _drop_cut_programs(folder: Path) -> None:
+    """Removes compiled programs that a killed process left half-written.
+
+    JAX neither replaces such a file nor can it read it: every later start would warn and compile
+    anew. Those of zlib are known by their first byte; where zstandard is installed, JAX uses that,
+    which checks itself.
+    """
+    for path in folder.glob("*-cache"):
+        try:
+            data = path.read_bytes()
+            if data[:1] == b"\x78":
+                zlib.decompress(data)
+        except zlib.error:
+            path.unlink(missing_ok=True)
+        except OSError:
+            continue
 
 
 def check_platform(wanted: str) -> str:

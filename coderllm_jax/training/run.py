@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -40,7 +40,7 @@ from coderllm_jax.training.inputs import Consumption, Inputs, read_inputs, read_
 from coderllm_jax.training.journal import Journal
 from coderllm_jax.training.manifest import build_manifest
 from coderllm_jax.training.record import RunRecord
-from coderllm_jax.training.run_folder import RunFolder, flatten, read_json, write_json
+from coderllm_jax.training.run_folder import RunFolder, flatten, plain, read_json, write_json
 from coderllm_jax.training.step import Program, TrainState, build_program
 from coderllm_jax.training.summary import summarize
 
@@ -135,8 +135,18 @@ class Run:
         write_json(self.folder.manifest, manifest)
         self.journal.write("started", record.step, {"devices": manifest["devices"]})
 
-    def write_figures(self, record: RunRecord, **more: Any) -> None:
-        """Writes which rows were consumed so far, and the summary with `more` in it."""
+    def write_figures(
+        self,
+        record: RunRecord,
+        *,
+        before_summary: Callable[[Mapping[str, Any]], object] = lambda summary: None,
+        **more: Any,
+    ) -> None:
+        """Writes which rows were consumed so far, and the summary with `more` in it.
+
+        The summary comes last, because a run is finished once it says so: whatever must be there
+        by then is written by `before_summary`, which is handed what the summary will hold.
+        """
         if jax.process_index():
             return
         self.consumption.advance(record.step, skipped=record.skipped_steps)
@@ -156,6 +166,7 @@ class Run:
             **more,
         )
         write_json(self.folder.training_rows, self.consumption.to_dict())
+        before_summary(plain(summary))
         write_json(self.folder.summary, summary)
 
     def save_best_adapter(

@@ -22,6 +22,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from coderllm_jax.errors import RunError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +115,8 @@ class RunFolder:
                     f"workdir {self.path} is in use by another run (its process is in "
                     f"{self.processes / '0.json'}); wait for it, stop it, or name another workdir"
                 ) from None
+            except OSError as error:  # a file system without locks must not forbid training
+                _log.warning("%s cannot be locked (%s); do not start it twice", self.path, error)
             yield
 
     def check_usable(self) -> bool:

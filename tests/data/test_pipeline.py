@@ -7,6 +7,7 @@ import sys
 import threading
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -258,3 +259,26 @@ assert next(iterator).inputs.shape == (2, 8)
 iterator.close()
 """
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=60)
+
+
+def test_a_worker_ends_with_the_process_that_reads_it():
+    """A reader that is killed says nothing to its workers: they watch it."""
+    program = """
+import os, psutil, signal
+from tests.data.test_pipeline import make_rows, RANDOM
+from coderllm_jax.data.pipeline import make_train_iterator
+batches = make_train_iterator(make_rows(RANDOM), workers=1)
+next(batches)
+workers = [child.pid for child in psutil.Process().children(recursive=True)]
+print(*workers, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    workers = [int(pid) for pid in done.stdout.split()]
+    assert workers, done.stderr
+    _, alive = psutil.wait_procs(
+        [psutil.Process(pid) for pid in workers if psutil.pid_exists(pid)], timeout=20
+    )
+    assert not alive

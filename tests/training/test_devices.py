@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 
 import jax
@@ -82,3 +83,11 @@ def test_describes_the_cores_this_process_may_use() -> None:
     described = devices.describe_devices()
     assert described["platform"] == "cpu"
     assert 1 <= described["cpu_cores"] <= (os.cpu_count() or 1)
+
+
+def test_a_compiled_program_that_was_cut_is_dropped(tmp_path: Path) -> None:
+    whole = zlib.compress(b"program" * 1000)
+    for name, data in (("whole", whole), ("cut", whole[:-9]), ("other", b"(zstandard")):
+        (tmp_path / f"{name}-cache").write_bytes(data)
+    devices._drop_cut_programs(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other-cache", "whole-cache"]
