@@ -100,7 +100,7 @@ def _listen(at_beat: list[Callable[[Watchdog, str, int], None]]) -> None:
 
 def _slow(watchdog: Watchdog, phase: str, step: int) -> None:
     if phase == "training":
-        time.sleep(0.03)
+        time.sleep(0.05)
 
 
 def _write_live(at: int, text: str, watchdog: Watchdog, phase: str, step: int) -> None:

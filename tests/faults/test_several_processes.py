@@ -58,7 +58,6 @@ def fault(pair: tuple[Running, Running], *, at: int, rank: int, number: signal.S
     ended = pair[1 - rank].wait()
     if number == signal.SIGSTOP:
         pair[rank].kill()
-    print(f"{number.name} of {rank}: {time.monotonic() - began:.1f} s: {ended.last_line}")
     assert time.monotonic() - began < _SOON_S
     return ended
 

@@ -127,6 +127,17 @@ def test_a_run_that_goes_back_makes_its_changes_at_their_steps(desk: Desk) -> No
     assert len(desk.events()) == 2  # made again, and not journalled again
 
 
+def test_a_new_file_ends_what_is_being_made_again(desk: Desk) -> None:
+    live = desk.session()
+    live.values(1)
+    desk.path.write_text("learning_rate_scale: 0.5")
+    live.values(30)
+    again = desk.session(step=25)
+    again.values(26)
+    desk.path.write_text("learning_rate_scale: 0.25")
+    assert steps(again, 27, 30) == [{"learning_rate_scale": 0.25}] * 2
+
+
 def test_what_was_changed_while_it_was_down_holds_at_once_and_alone(desk: Desk) -> None:
     live = desk.session()
     live.values(1)
