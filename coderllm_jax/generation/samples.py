@@ -9,10 +9,11 @@ import jax
 
 from coderllm_jax.config.training import TrainingConfig
 from coderllm_jax.data.prompts import encode_prompt
-from coderllm_jax.generation.generator import Generator
+from coderllm_jax.generation.engine import Engine, Request
 from coderllm_jax.model.forward import ForwardOptions
 from coderllm_jax.model.load import LoadedModel
 from coderllm_jax.model.precision import resolve_precision
+from coderllm_jax.model.sharding import row_multiple
 from coderllm_jax.records import Sample, Turn
 from coderllm_jax.training.step import Program, TrainState
 
@@ -21,29 +22,45 @@ def make_sampler(
     config: TrainingConfig, model: LoadedModel, program: Program, questions: Sequence[Sample]
 ) -> Callable[[TrainState], list[Sample]]:
     """A function of the state that answers `questions` greedily under the chat template."""
+    if not questions:
+        return lambda state: []
     platform = program.mesh.devices.flat[0].platform
     options = ForwardOptions(
         precision=resolve_precision(config.step.precision, platform),
         lora_scale=config.lora.alpha / config.lora.rank,
     )
-    generator = Generator(model.architecture, model.tokenizer, options)
-    prompts = [
-        encode_prompt(model.tokenizer, [Turn("user", sample.question)]) for sample in questions
+    requests = [
+        Request(
+            id=str(index),
+            prompt=encode_prompt(model.tokenizer, [Turn("user", sample.question)]),
+            max_new_tokens=config.evaluation.sample_tokens,
+        )
+        for index, sample in enumerate(questions)
     ]
-    # The mesh splits rows evenly: the last question is asked again until they divide.
-    rows = program.mesh.shape["data"] * program.mesh.shape["fsdp"]
-    prompts += prompts[-1:] * (-len(prompts) % rows)
+    longest = max(len(request.prompt) for request in requests)
+    # The mesh splits slots evenly, and CPUs multiply two rows faster than one.
+    rows = row_multiple(program.mesh)
+    num_slots = -(-max(len(requests), 2) // rows) * rows
 
     def sample(state: TrainState) -> list[Sample]:
         adapted: tuple[Any, Any] = (program.frozen, state.trainable)
         weights, adapters = adapted if config.lora.enabled else (state.trainable, {})
         with jax.set_mesh(program.mesh):
-            answers = generator.generate(
-                weights, adapters, prompts, max_new_tokens=config.evaluation.sample_tokens
+            # Made anew each time: kept, its slots and split weights would lie beside training.
+            engine = Engine(
+                model.architecture,
+                model.tokenizer,
+                weights,
+                adapters,
+                options=options,
+                num_slots=num_slots,
+                max_length=longest + config.evaluation.sample_tokens,
+                merge=False,
             )
+            answers = engine.generate(requests)
         return [
-            question._replace(answer=answer)
-            for question, answer in zip(questions, answers, strict=False)
+            question._replace(answer=answer.text)
+            for question, answer in zip(questions, answers, strict=True)
         ]
 
     return sample
