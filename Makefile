@@ -38,11 +38,12 @@ test:  ## install, check, run the tests
 	scripts/check $(python)
 	$(python) -m pytest $(ARGS)
 
-prove:  ## install everything, compare with the peers, run the benchmarks (long)
+prove:  ## install everything: peers, benchmarks, killed runs (long)
 	$(install) full
 	$(python) -m pytest -m peers
 	$(python) -m benchmarks.pipeline
 	$(python) -m benchmarks.train_step
+	$(python) -m benchmarks.kill_trials --report=benchmarks/kill_trials.md
 
 check:  ## format, lint, types, import contracts
 	$(install) test
