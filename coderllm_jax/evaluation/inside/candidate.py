@@ -13,12 +13,15 @@ what would be right. A call, and a script of tests (see `observations`), from th
 from __future__ import annotations
 
 import sys
-import types
-from collections.abc import Callable
-from typing import Any
 
 from coderllm_jax.evaluation.inside import startup
 from coderllm_jax.evaluation.inside.wire import Connection, decode, encode
+
+# Not imported when this runs: every import here is paid for twice in every judgement.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 _MAX_TEXT = 500
 
@@ -30,7 +33,7 @@ def main() -> None:
     connection.send({"started": True})
     startup.import_libraries(job)
     startup.apply_limits(job["limits"])
-    module = types.ModuleType("program")  # dataclasses and pickle look a class's module up
+    module = type(sys)("program")  # dataclasses and pickle look a class's module up
     sys.modules["program"] = module
     namespace: dict[str, Any] = module.__dict__
     if not _attempt(connection, lambda: _execute(job["program"], namespace)):

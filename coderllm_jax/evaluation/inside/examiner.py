@@ -16,14 +16,17 @@ from __future__ import annotations
 
 import builtins
 import json
-import linecache
 import os
-import random
-import traceback
-from typing import Any
+import sys
 
 from coderllm_jax.evaluation.inside import startup
 from coderllm_jax.evaluation.inside.wire import Connection, WireError, decode, encode
+
+# Not imported when this runs: every import here is paid for twice in every judgement.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any
 
 _MAX_TEXT = 300
 # Exceptions that end a process rather than answer a call; the tests must not see them as such.
@@ -113,13 +116,24 @@ def main() -> None:
     candidate = Candidate(Connection(job["read_from"], job["write_to"]))
     startup.import_libraries(job)
     startup.apply_limits(job["limits"])
-    random.seed(0)  # the same verdict every time, where tests draw their inputs
+    _seed_random(job)
     try:
         verdict = _judge(job, candidate)
     except BaseException as error:  # noqa: BLE001 - tests raise whatever they like
-        verdict = _explained(error, candidate)
+        verdict = _explained(error, candidate, job.get("tests", ""))
     os.write(job["verdict_to"], json.dumps(verdict).encode("ascii"))
     os._exit(0)  # values of the tests need no tidy end
+
+
+def _seed_random(job: dict[str, Any]) -> None:
+    """The same inputs every time, where tests draw them."""
+    if "random" in job.get("tests", ""):
+        import random
+
+        random.seed(0)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(0)
 
 
 def _judge(job: dict[str, Any], candidate: Candidate) -> dict[str, str]:
@@ -140,7 +154,6 @@ def _judge(job: dict[str, Any], candidate: Candidate) -> dict[str, str]:
     exec(compile(job["prompt"], "<prompt>", "exec"), namespace)  # noqa: S102 - sandboxed
     # The prompt's helpers are the prompt's; its own unfinished function is the candidate's.
     namespace[name] = proxy
-    linecache.cache["<tests>"] = (len(job["tests"]), None, job["tests"].splitlines(True), "<tests>")
     exec(compile(job["tests"], "<tests>", "exec"), namespace)  # noqa: S102 - sandboxed
     namespace["check"](proxy)
     return {"verdict": "passed"}
@@ -168,7 +181,7 @@ def _follow(checks: dict[str, Any], candidate: Candidate) -> dict[str, str]:
     return {"verdict": "passed"}
 
 
-def _explained(error: BaseException, candidate: Candidate) -> dict[str, str]:
+def _explained(error: BaseException, candidate: Candidate, tests: str) -> dict[str, str]:
     if isinstance(error, CandidateEnded):
         return {"verdict": "ended"}
     try:
@@ -181,9 +194,18 @@ def _explained(error: BaseException, candidate: Candidate) -> dict[str, str]:
         notes = getattr(error, "__notes__", None)
         return {"verdict": "error", "reason": notes[0] if notes else text}
     if isinstance(error, AssertionError):
-        lines = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == "<tests>"]
-        return {"verdict": "failed", "reason": (text or (lines[-1].line if lines else "")) or ""}
+        return {"verdict": "failed", "reason": text or _failing_line(error.__traceback__, tests)}
     return {"verdict": "failed", "reason": f"in the tests, {type(error).__name__}: {text}"}
+
+
+def _failing_line(trace: TracebackType | None, tests: str) -> str:
+    """The innermost line of the tests that the exception passed through."""
+    line = ""
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == "<tests>":
+            line = tests.split("\n")[trace.tb_lineno - 1].strip()
+        trace = trace.tb_next
+    return line[:_MAX_TEXT]
 
 
 def _overwrite(before: Any, after: Any) -> None:
@@ -196,7 +218,3 @@ def _overwrite(before: Any, after: Any) -> None:
     elif isinstance(before, tuple) and isinstance(after, tuple):
         for inner_before, inner_after in zip(before, after, strict=True):
             _overwrite(inner_before, inner_after)
-
-
-if __name__ == "__main__":
-    main()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from coderllm_jax.evaluation.inside import startup
 
@@ -16,5 +15,5 @@ def main() -> None:
     module = type(sys)("__main__")
     sys.modules["__main__"] = module
     sys.argv = ["program.py"]
-    namespace: dict[str, Any] = module.__dict__
+    namespace = module.__dict__
     exec(compile(job["program"], "program.py", "exec", dont_inherit=True), namespace)  # noqa: S102 - sandboxed

@@ -24,8 +24,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
-from typing import Any
+
+# Not imported when this runs: every import here is paid for twice in every judgement.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
 
 MAX_FRAME_BYTES = 16 * 2**20
 MAX_DEPTH = 200

@@ -1,0 +1,10 @@
+"""A mark for tests that execute generated code: skipped, with the reason, where it is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from coderllm_jax.evaluation.sandbox import why_refused
+
+_REASON = why_refused()
+needs_sandbox = pytest.mark.skipif(_REASON is not None, reason=_REASON or "")

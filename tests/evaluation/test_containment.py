@@ -1,0 +1,158 @@
+"""The sandbox: what its docstring says it covers, attacked as root and as an ordinary user."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.evaluation import attacks
+from tests.evaluation.needs import needs_sandbox
+from tests.evaluation.ordinary import ROOT, run_as_ordinary_user
+
+pytestmark = needs_sandbox
+REFUSED = {"OSError", "PermissionError", "FileNotFoundError"}
+
+
+@pytest.fixture(scope="module", params=["as_root", "as_an_ordinary_user"])
+def ended(request, tmp_path_factory):
+    """How every attack ended, by name."""
+    folder = tmp_path_factory.mktemp("host")
+    for parent in (folder, *folder.parents):  # pytest closes its folders to other users
+        if parent.owner() == Path.home().owner() and parent != parent.parent:
+            parent.chmod(parent.stat().st_mode | 0o011)
+        if parent.name.startswith("pytest-of-"):
+            break
+    (folder / "canary.txt").write_text(attacks.CANARY_TEXT)
+    (folder / "canary.txt").chmod(0o644)
+    is_root = os.geteuid() == 0
+    if request.param == "as_root":
+        if not is_root:
+            pytest.skip("the tests do not run as root")
+        done = attacks.in_a_process(folder)
+    else:
+        done = run_as_ordinary_user("tests.evaluation.attacks", str(folder))
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def printed(ended, name: str):
+    """What the attack printed as JSON, after it ended by itself."""
+    assert ended[name]["ended"] == "exited", ended[name]
+    assert ended[name]["exit_code"] == 0, ended[name]
+    return json.loads(ended[name]["output"])
+
+
+def test_it_ran_as_who_it_says(ended, request):
+    as_root = "as_root" in request.node.name
+    assert (ended["afterwards"]["uid"] == 0) is as_root
+
+
+def test_nothing_is_left_running(ended):
+    assert ended["afterwards"]["children"] == []
+
+
+def test_nothing_is_left_written(ended):
+    done = printed(ended, "writes_outside")
+    assert {outcome for pair in done.values() for outcome in pair} <= REFUSED
+    places = [Path(folder) for folder in done if folder.startswith("/")]
+    places += [Path("/tmp"), Path.home(), ROOT]
+    left = [str(path) for place in places for path in place.glob(f"{attacks.MARK}*")]
+    assert left == []
+
+
+def test_another_process_is_never_made(ended):
+    assert ended["fork_bomb"]["output"] == "PermissionError\n"
+
+
+def test_threads_are_counted(ended):
+    assert 10 < int(ended["thread_bomb"]["output"]) <= attacks.LIMITS.threads
+
+
+def test_memory_ends_at_the_limit(ended):
+    assert ended["eight_gigabytes"]["exit_code"] == 1
+    assert ended["eight_gigabytes"]["output"].endswith("MemoryError\n")
+    assert 256 <= printed(ended, "eight_gigabytes_in_pieces") <= 1024
+
+
+@pytest.mark.parametrize("name", ["endless_output", "endless_errors"])
+def test_output_ends_at_the_limit(ended, name):
+    assert ended[name]["ended"] == "output"
+    assert len(ended[name]["output"]) == attacks.LIMITS.output_bytes
+
+
+@pytest.mark.parametrize(
+    "name", ["ignores_signals", "sleeps", "closes_its_output_and_goes_on", "stays_behind"]
+)
+def test_time_ends_what_does_not_end_itself(ended, name):
+    assert ended[name]["ended"] == "timeout"
+    assert ended[name]["wall_s"] < attacks.LIMITS.wall_s + 2
+
+
+def test_no_sockets(ended):
+    assert set(printed(ended, "sockets").values()) == {"OSError"}
+    assert ended["connects"]["output"] == "OSError OSError gaierror\n"
+
+
+def test_nothing_of_the_host_is_seen(ended):
+    output = ended["canaries"]["output"]
+    assert ended["canaries"]["exit_code"] == 0
+    assert attacks.CANARY_TEXT not in output
+    assert "SECRET" not in output
+    environment, opened, arguments, folder = json.loads(output)
+    assert opened == "FileNotFoundError"
+    assert (environment["HOME"], arguments, folder) == ("/tmp", ["program.py"], "/tmp")
+    assert str(ROOT) not in output
+
+
+def test_links_lead_nowhere(ended):
+    assert set(printed(ended, "links_outside").values()) <= REFUSED
+
+
+def test_files_end_at_their_size_and_tmp_at_its_own(ended):
+    largest, total = printed(ended, "a_gigabyte_file")
+    assert largest == attacks.LIMITS.file_bytes
+    assert total <= attacks.LIMITS.tmp_bytes
+
+
+def test_no_proc_no_sys_no_devices(ended):
+    assert ended["proc_and_sys"]["output"] == (
+        "[false, false, false, false, false] ['null', 'urandom', 'zero']\n"
+    )
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="calls by their x86-64 numbers")
+def test_dangerous_system_calls_are_refused(ended):
+    assert set(printed(ended, "system_calls").values()) <= {"ENOSYS", "EPERM"}
+
+
+def test_no_privileges(ended):
+    privileges = printed(ended, "privileges")
+    assert privileges.pop("raises_limit") != "allowed"
+    assert privileges == {
+        "uid": 65534,
+        "gid": 65534,
+        "groups": [],
+        "capabilities": [0, 0],
+        "pid": 2,
+    }
+
+
+def test_signals_reach_nobody_else(ended):
+    assert ended["kills_everything"]["ended"] == "exited"
+
+
+def test_no_descriptor_is_inherited(ended):
+    assert printed(ended, "descriptors") == [0, 1, 2]
+
+
+def test_no_other_programs(ended):
+    assert ended["executes"]["output"] == "FileNotFoundError FileNotFoundError\n65534 []\n"
+
+
+def test_the_benchmarks_answers_are_hidden(ended):
+    assert ended["answers_of_the_benchmarks"]["output"] == (
+        "ModuleNotFoundError ModuleNotFoundError\n"
+    )
