@@ -26,7 +26,9 @@ from coderllm_jax.errors import ConfigError, ResumableError
 
 if TYPE_CHECKING:
     from coderllm_jax.monitoring.progress import ProgressWriter
+    from coderllm_jax.monitoring.writers import FanOut
     from coderllm_jax.records import EvalItem
+    from coderllm_jax.training.checkpoint import Checkpoints
     from coderllm_jax.training.record import RunRecord
     from coderllm_jax.training.run import Run
     from coderllm_jax.training.run_folder import RunFolder
@@ -73,11 +75,13 @@ def main(config: TrainingConfig) -> int:
 
     status = result.summary["status"]
     if status == "interrupted":
-        print(
-            f"interrupted: {result.workdir} is saved at step {result.summary['steps']}; "
-            "the same command goes on",
-            file=sys.stderr,
-        )
+        with contextlib.suppress(OSError):  # the terminal may be gone; the exit code stands
+            print(
+                f"interrupted: {result.workdir} is saved at step {result.summary['steps']}; "
+                "the same command goes on",
+                file=sys.stderr,
+                flush=True,
+            )
         return 42
     if is_first():
         from coderllm_jax.reporting.training_text import describe_run
@@ -115,7 +119,7 @@ def train_model(config: TrainingConfig | Mapping[str, Any]) -> TrainingResult:
     from coderllm_jax.training.run_folder import RunFolder
 
     folder = RunFolder(Path(config.workdir).expanduser())
-    several = config.distributed.means_several(os.environ)
+    several = config.distributed.means_several(os.environ) or _has_joined_others()
     # Several processes look once all are there: one of them may have begun to write.
     if not several and (finished := _find_finished(config, folder)):
         return finished
@@ -128,14 +132,21 @@ def train_model(config: TrainingConfig | Mapping[str, Any]) -> TrainingResult:
 
     _check_sources(config)
     distributed.start(config.distributed)
-    check_platform(config.mesh.platform)
-    if several:
-        distributed.must_agree("configuration", flatten_comparable(config))
-        finished = _find_finished(config, folder)
-        distributed.barrier("folder looked at")
-        if finished:
-            return finished
+    with distributed.ends_for_all(str):
+        check_platform(config.mesh.platform)
+        if several:
+            distributed.must_agree("configuration", flatten_comparable(config))
+            finished = _find_finished(config, folder)
+            distributed.barrier("folder looked at")
+            if finished:
+                return finished
     return _train(config, folder, started)
+
+
+def _has_joined_others() -> bool:
+    """Whether a program that calls `train_model` has made itself one of several processes."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
 
 
 def _check_sources(config: TrainingConfig) -> None:
@@ -199,9 +210,8 @@ def _run(
 ) -> TrainingResult:
     """Trains an opened run from where it is."""
     from coderllm_jax.generation.samples import make_sampler
-    from coderllm_jax.monitoring.resources import peak_memory_bytes
     from coderllm_jax.monitoring.writers import open_writers
-    from coderllm_jax.reporting.training_report import write_report
+    from coderllm_jax.training.agreement import first_decides
     from coderllm_jax.training.distributed import barrier, is_first
     from coderllm_jax.training.live import LiveFile
     from coderllm_jax.training.loop import Observers, train
@@ -215,14 +225,14 @@ def _run(
         run.journal.write(event, step, {**details, **rows})
 
     with contextlib.ExitStack() as stack:
-        if is_first():
-            stack.enter_context(folder.locked())
+        first_decides(lambda: stack.enter_context(folder.locked()))
+        progress.note("looking for checkpoints")
         checkpoints = stack.enter_context(run.open_checkpoints(progress.note))
         state, record, was_restored = run.restore(checkpoints)
         if record.has_finished(run.num_steps) and _is_finished(folder):
             return TrainingResult(folder.path, read_json(folder.summary), was_finished=True)
         run.write_beginning(record)
-        watchdog.begin_reports()
+        watchdog.begin()
         progress.begin(num_steps=run.num_steps, step=record.step)
         batches = run.inputs.batches(config, start_step=record.step, stop_step=run.num_steps)
         writer = open_writers(
@@ -237,17 +247,7 @@ def _run(
         record.setup_s += time.perf_counter() - started
         record.wall_s += time.perf_counter() - started
 
-        def report(record: RunRecord) -> None:
-            record.peak_memory_bytes = max(record.peak_memory_bytes, peak_memory_bytes())
-            run.write_figures(
-                record,
-                before_summary=functools.partial(write_report, folder),
-                last_checkpoint=max(checkpoints.steps(), default=None),
-                set_aside=[each._asdict() for each in checkpoints.set_aside],
-                failed_saves=[each._asdict() for each in checkpoints.failures],
-                failed_writers=writer.failures,
-            )
-
+        report = _Report(run, checkpoints, writer, progress.note)
         try:
             state = train(
                 config,
@@ -261,7 +261,7 @@ def _run(
                 observers=Observers(
                     writer,
                     sample=make_sampler(config, run.model, run.program, run.inputs.questions),
-                    after_evaluation=report,
+                    after_evaluation=report.try_to_write,
                     note=progress.note,
                     journal=journal,
                     beat=watchdog.beat,
@@ -277,9 +277,40 @@ def _run(
             watchdog.beat("writing the adapter", record.step)
             run.save_best_adapter(checkpoints, state, record)
         record.wall_s = wall_before_s + time.perf_counter() - started
-        report(record)
+        report.write(record)
         barrier("summary is written")
     return TrainingResult(folder.path, read_json(folder.summary))
+
+
+class _Report:
+    """The summary and the page: at every evaluation, as far as that is possible, and at the end."""
+
+    def __init__(
+        self, run: Run, checkpoints: Checkpoints, writer: FanOut, note: Callable[[str], None]
+    ) -> None:
+        self._run, self._checkpoints, self._writer, self._note = run, checkpoints, writer, note
+
+    def write(self, record: RunRecord) -> None:
+        """Called by all processes; the first one writes."""
+        from coderllm_jax.monitoring.resources import peak_memory_bytes
+        from coderllm_jax.reporting.training_report import write_report
+
+        record.peak_memory_bytes = max(record.peak_memory_bytes, peak_memory_bytes())
+        self._run.write_figures(
+            record,
+            before_summary=functools.partial(write_report, self._run.folder),
+            last_checkpoint=max(self._checkpoints.steps(), default=None),
+            set_aside=[each._asdict() for each in self._checkpoints.set_aside],
+            failed_saves=[each._asdict() for each in self._checkpoints.failures],
+            failed_writers=self._writer.failures,
+        )
+
+    def try_to_write(self, record: RunRecord) -> None:
+        """On the way, a full disk costs the page alone: the next evaluation writes it anew."""
+        try:
+            self.write(record)
+        except OSError as error:
+            self._note(f"the page is not written ({error})")
 
 
 def find_evaluation_items(

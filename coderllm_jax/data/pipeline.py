@@ -18,9 +18,9 @@ is made when it is first needed, and at most two are kept.
 from __future__ import annotations
 
 import bisect
-import functools
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import types
@@ -189,7 +189,8 @@ def make_train_iterator(
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
         dataset = dataset.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=per_process)
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=per_process),
+            worker_init_fn=_begin_worker,
         )
         # Copied through a pipe: for batches of token ids as fast as shared memory (measured), the
         # arrays are ordinary ones, and nothing is left in /dev/shm by a process that was killed.
@@ -204,7 +205,8 @@ class _WithoutMain:
     """Batches whose worker processes start without the program's main module.
 
     A spawned process imports that first: a script without a `__main__` guard would run again in
-    every worker, and train in the same folder. Workers need nothing of it. They start with the
+    every worker, and train in the same folder. For that moment no thread of this process sees the
+    main module. Workers need nothing of it. They start with the
     first batches, and all are there once each has given one.
     """
 
@@ -250,13 +252,6 @@ class _BatchSource:
     def __init__(self, rows: PackedRows, part: BatchPart) -> None:
         self._rows, self._part = rows, part
 
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
-        # In a worker process, which nobody else ends where the one that reads it was killed.
-        if reader := multiprocessing.parent_process():
-            leave = functools.partial(_leave_with, reader)
-            threading.Thread(target=leave, name="leave-with-reader", daemon=True).start()
-
     def __len__(self) -> int:
         return _ENDLESS_STEPS
 
@@ -268,6 +263,20 @@ class _BatchSource:
         return f"batches of {self._rows}"
 
 
-def _leave_with(reader: multiprocessing.process.BaseProcess) -> None:
-    reader.join()
-    os._exit(1)
+def _begin_worker(index: int, count: int) -> None:
+    """A worker lives as long as the process that reads it, no shorter and no longer.
+
+    Ctrl-C and most schedulers signal all processes of a run. A worker that obeyed would die with
+    the queue's lock in its hand, and the run, which saves first, would wait for that lock. Of a
+    reader that was killed nobody tells its workers.
+    """
+    del index, count
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_reader, name="leave-with-reader", daemon=True).start()
+
+
+def _leave_with_reader() -> None:
+    if reader := multiprocessing.parent_process():
+        reader.join()
+        os._exit(1)

@@ -99,11 +99,19 @@ def architecture_of(config: Mapping[str, Any], *, folder: Path) -> Architecture:
         rope_global_scaling=real("global_rope_scaling_factor", 1.0),
         norm_epsilon=real("layer_norm_epsilon", 1e-6),
         query_key_norm=bool(values.get("use_query_key_norm", True)),
-        post_norms=bool(values.get("use_post_attention_norm") and values.get("use_post_ffw_norm")),
+        post_norms=_both(values, "use_post_attention_norm", "use_post_ffw_norm", where=where),
         attention_soft_cap=cap("attention_logit_soft_cap"),
         final_soft_cap=cap("final_logit_soft_cap"),
     )
     return check_architecture(architecture, where=where)
+
+
+def _both(values: Mapping[str, Any], one: str, other: str, *, where: str) -> bool:
+    """Two switches that our forward pass has as one."""
+    first, second = bool(values.get(one)), bool(values.get(other))
+    if first != second:
+        raise ModelError(f"{where}: {one} is {first} and {other} {second}; expected both or none")
+    return first
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import os
 import tempfile
 from collections.abc import Callable
@@ -86,10 +87,22 @@ def check_source(name: str) -> None:
         _import_package()
     elif name.startswith("gguf:"):
         _check_gguf_file(path)
-    elif not name.startswith("hf://") and (os.sep in name or path.exists()):
+    elif name.startswith("hf://"):
+        _check_packages(name, "huggingface_hub")
+    elif os.sep in name or path.exists():
         from coderllm_jax.model import presets
 
         presets.read_folder_config(path)
+    elif name != "tiny":
+        _check_packages(name, "keras_hub", "kagglehub", "h5py")
+
+
+def _check_packages(name: str, *packages: str) -> None:
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise ModelError(
+                f"model '{name}' needs the package {package}; run `make`, or install it with pip"
+            )
 
 
 def _check_tokenizer(opened: OpenedModel) -> None:

@@ -90,6 +90,12 @@ class ProgressWriter:
     def _show(self, text: str, *, keep: bool) -> None:
         if self._quiet:
             return
+        try:
+            self._put(text, keep=keep)
+        except (OSError, ValueError):  # whoever read this has gone: the run goes on unseen
+            self._quiet = True
+
+    def _put(self, text: str, *, keep: bool) -> None:
         if self._in_place:
             # A line that wraps could not be taken back by a carriage return.
             text = text if keep else text[: shutil.get_terminal_size().columns - 1]

@@ -39,7 +39,7 @@ import orbax.checkpoint as ocp
 
 from coderllm_jax.errors import RunError
 from coderllm_jax.training.agreement import each_says, first_decides
-from coderllm_jax.training.integrity import read_manifest, write_manifest
+from coderllm_jax.training.integrity import add_eval_loss, read_manifest, write_manifest
 from coderllm_jax.training.record import RunRecord, is_finite
 from coderllm_jax.training.step_folders import SetAside, StepFolders, free_bytes
 
@@ -197,12 +197,12 @@ class Checkpoints:
                 # A run that was interrupted before it could evaluate: now it has, and this step
                 # may be the best. Its files stay as they are.
                 if there.eval_loss is None and eval_loss is not None:
-                    write_manifest(self._folders.of(step), step=step, eval_loss=eval_loss)
+                    add_eval_loss(self._folders.of(step), eval_loss)
                 return True, ""
             if self._folders.of(step).exists():
                 self._folders.move_aside(step, "it was never finished")
             free = free_bytes(self._folders.path)
-        except (OSError, RunError) as error:
+        except (OSError, ValueError) as error:
             return False, str(error)
         if free < needed:
             return False, f"{free / 1e6:.0f} MB free on the disk, {needed / 1e6:.0f} MB needed"
@@ -276,6 +276,7 @@ class Checkpoints:
         while found := first_decides(lambda: self._next_whole(candidates, unreadable)):
             step, sha256 = found
             self._check_shared(step, sha256)
+            restored, reason = None, ""
             try:
                 restored = self._read(step, like)
             except (RunError, jax.errors.JaxRuntimeError):
@@ -288,7 +289,11 @@ class Checkpoints:
                 AttributeError,
                 RuntimeError,
             ) as error:
-                unreadable[step] = _one_line(error)
+                reason = _one_line(error)
+            # All take the same way on, also where one process alone could not read its part.
+            everybody_has_it = all(each_says(restored is not None))
+            if restored is None or not everybody_has_it:
+                unreadable[step] = reason or "another process cannot read it"
                 continue
             first_decides(lambda: self._move_all_aside(unreadable))
             return restored

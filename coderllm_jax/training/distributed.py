@@ -59,7 +59,6 @@ def start(section: DistributedSection) -> None:
     jax.config.update("jax_enable_recoverability", True)
     # It would take SIGTERM for itself, and keep it until a barrier that nobody calls.
     jax.config.update("jax_enable_preemption_service", False)
-    _end_with_42_on_abort()
     try:
         jax.distributed.initialize(
             coordinator_address=section.coordinator or None,
@@ -69,13 +68,19 @@ def start(section: DistributedSection) -> None:
             cluster_detection_method="deactivate" if _is_complete(section) else None,
             initialization_timeout=int(section.timeout_s),
         )
+    except jax.errors.JaxRuntimeError as error:  # somebody is late, or gone: a retry may find all
+        raise ResumableError(
+            f"the processes of this run did not all come within {section.timeout_s:g} s "
+            f"({_short(error)}); start them together, or raise distributed.timeout_s"
+        ) from error
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
         raise DeviceError(
-            f"the processes of this run did not find one another ({reason}); set "
+            f"the processes of this run did not find one another ({_short(error)}); set "
             "distributed.coordinator, num_processes and process_id, or distributed.enabled=off "
             "for a run of one process"
         ) from error
+    if jax.process_index():
+        _end_with_42_on_abort()
     atexit.register(_leave_in_order)  # after JAX's own, so before it
 
 
@@ -102,23 +107,29 @@ def _wait_until_alone() -> None:
 
 
 def _end_with_42_on_abort() -> None:
-    """Without process 0 JAX's client aborts the process (SIGABRT, exit code 134): 42 is truer.
+    """Without process 0 JAX's client aborts the others (SIGABRT, exit code 134): 42 is truer.
 
-    abort() calls the handler in the thread that called it, so this is no asynchronous signal and
-    may run Python. One of Python's own handlers would only be noted, and the process killed.
+    Whatever else aborts one of them ends with 42 as well: what JAX wrote about it stands above the
+    line. abort() calls the handler in the thread that called it, so this is no asynchronous signal
+    and may run Python. One of Python's own handlers would only be noted, and the process killed.
     """
 
     def leave(number: int) -> None:
         del number
         line = (
-            "interrupted: the process that coordinates this run is gone; the same command goes on"
+            "interrupted: aborted by JAX, most likely because process 0 is gone; the same command "
+            "goes on from the last checkpoint\n"
         )
-        os.write(2, f"{line} from the last checkpoint\n".encode())
+        os.write(2, line.encode())
         os._exit(EXIT_RESUMABLE)
 
     global _abort_handler  # noqa: PLW0603 - C keeps the address: it must outlive this call
     _abort_handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(leave)
     ctypes.CDLL(None).signal(signal.SIGABRT, _abort_handler)
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _is_complete(section: DistributedSection) -> bool:
@@ -197,6 +208,7 @@ def ends_for_all(blame: Callable[[], str]) -> Iterator[None]:
             if not isinstance(error, UserError):
                 print(redact(traceback.format_exc()), file=sys.stderr)
             code, line = 1, f"error: {rank}: {reason}"
-        print(redact(line), file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # nobody may be listening any more
+            print(redact(line), file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(code)

@@ -27,6 +27,8 @@ from typing import Any, NamedTuple
 from coderllm_jax.model.mapped import sha256_of
 
 MANIFEST = "integrity.json"
+# What a process that was killed while it wrote one leaves; it belongs to nothing.
+_UNFINISHED = f".{MANIFEST}.unfinished"
 
 
 class FileDigest(NamedTuple):
@@ -68,15 +70,29 @@ def write_manifest(folder: Path, *, step: int, eval_loss: float | None) -> Manif
     for path in paths:
         _sync(path)
     manifest = Manifest(step, eval_loss, _digests(folder, paths))
-    unfinished = folder / f".{MANIFEST}.unfinished"
-    unfinished.write_text(manifest.to_json(), encoding="utf-8")
-    _sync(unfinished)
-    unfinished.replace(folder / MANIFEST)
+    _write(folder, manifest)
     for inner in (path for path in folder.rglob("*") if path.is_dir()):
         _sync(inner)
     _sync(folder)
     _sync(folder.parent)
     return manifest
+
+
+def add_eval_loss(folder: Path, eval_loss: float) -> None:
+    """Writes the loss of an evaluation that came after the save into a valid manifest.
+
+    The digests stay those of when the files were written: hashing them anew would bless whatever
+    has happened to them since. Raises OSError, and ValueError where the manifest is not valid.
+    """
+    _write(folder, dataclasses.replace(read_manifest(folder), eval_loss=eval_loss))
+    _sync(folder)
+
+
+def _write(folder: Path, manifest: Manifest) -> None:
+    unfinished = folder / _UNFINISHED
+    unfinished.write_text(manifest.to_json(), encoding="utf-8")
+    _sync(unfinished)
+    unfinished.replace(folder / MANIFEST)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -125,8 +141,9 @@ def find_damage(folder: Path) -> str:
 
 def _files(folder: Path) -> Iterator[Path]:
     """Everything but folders and the manifest itself."""
+    own = (folder / MANIFEST, folder / _UNFINISHED)
     for path in folder.rglob("*"):
-        if path != folder / MANIFEST and (path.is_symlink() or not path.is_dir()):
+        if path not in own and (path.is_symlink() or not path.is_dir()):
             yield path
 
 

@@ -1,4 +1,4 @@
-"""live.yaml in a run's folder: read at every step's boundary, by process 0, as soon as it changes.
+"""live.yaml in a run's folder: looked at before every step, by process 0, read when it has changed.
 
     learning_rate_scale: 0.5        # of the schedule, from the next step on
     evaluation: {every_steps: 10}
@@ -40,6 +40,7 @@ class LiveFile:
         self._path, self._journal, self._note = path, journal, note
         self._values = dict(values)
         self._stamp: Any = None
+        self._last_look = self._look()
         self.wants_stop = False
         changes = [row for row in journal.read() if row["event"] in ("live", "live_rejected")]
         self._sha256 = changes[-1]["sha256"] if changes else _sha256(b"")
@@ -57,13 +58,16 @@ class LiveFile:
         if step in self._replay:
             change = self._replay.pop(step)
             self._values, self.wants_stop = dict(change["values"]), change["stop"]
-        stamp = self._look()
+        stamp, before = self._look(), self._last_look
+        self._last_look = stamp
         if stamp != self._stamp:
-            self._stamp = stamp
             data = self._read()
-            if _sha256(data) != self._sha256:
-                self._sha256 = _sha256(data)
-                self._take(data, step)
+            # Editors empty a file before they write it: emptiness is believed once it stays.
+            if data or stamp in (None, before):
+                self._stamp = stamp
+                if _sha256(data) != self._sha256:
+                    self._sha256 = _sha256(data)
+                    self._take(data, step)
         return dict(self._values)
 
     def _take(self, data: bytes, step: int) -> None:

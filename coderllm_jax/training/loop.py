@@ -23,6 +23,7 @@ import jax
 import numpy as np
 
 from coderllm_jax.config.training import TrainingConfig
+from coderllm_jax.errors import RunError
 from coderllm_jax.records import PackedBatch, Sample, Writer
 from coderllm_jax.training.checkpoint import Checkpoints
 from coderllm_jax.training.control import Control
@@ -174,7 +175,7 @@ def train(
         meter.flush()
         observers.beat("saving", record.step)
         with meter.apart("checkpoint_wait_s"):
-            checkpoints.wait()
+            _wait_for_saves(checkpoints, record, observers)
     return state
 
 
@@ -185,13 +186,15 @@ def score(
     meter: Meter,
     *,
     give_up: Callable[[], bool] = lambda: False,
+    beat: Callable[[], None] = lambda: None,
 ) -> dict[str, Any] | None:
     """Loss in nats a token, perplexity and token accuracy over all supervised tokens.
 
-    None where `give_up` said so between two batches.
+    None where `give_up` said so between two batches; `beat` is told of each.
     """
     sums = []
     for batch in batches:
+        beat()
         if give_up():
             return None
         first = meter.first(("eval", batch.inputs.shape))
@@ -275,9 +278,14 @@ class _Judge:
         return record.best is not best_before
 
     def _score(self, state: Any, batches: Sequence[PackedBatch]) -> dict[str, Any] | None:
-        self._observers.beat("evaluating", self._record.step)
-        give_up = self._steering.must_hurry
-        return score(self._program, state, batches, self._meter, give_up=give_up)
+        return score(
+            self._program,
+            state,
+            batches,
+            self._meter,
+            give_up=self._steering.must_hurry,
+            beat=lambda: self._observers.beat("evaluating", self._record.step),
+        )
 
     def _sample(self, state: Any) -> None:
         self._observers.beat("sampling", self._record.step)
@@ -324,6 +332,16 @@ def _finish_step(
     elif record.status == "running":
         record.status = steering.hear(control) or "running"
         meter.every_steps = steering.logging_every_steps
+
+
+def _wait_for_saves(checkpoints: Checkpoints, record: RunRecord, observers: Observers) -> None:
+    """RunError where the last save failed, unless the run ends with worse news than that."""
+    try:
+        checkpoints.wait()
+    except RunError as error:
+        if record.status != "diverged":
+            raise
+        observers.note(str(error))
 
 
 def _stop_early(config: TrainingConfig, record: RunRecord) -> None:

@@ -77,6 +77,7 @@ class Run:
             "optimizer": {**asked["optimizer"], "learning_rate": self.config.learning_rate},
             "batch_size": self.config.batch_size,
             "seed": self.config.seed,
+            "precision": asked["step"]["precision"],
         }
 
     @functools.cached_property

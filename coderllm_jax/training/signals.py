@@ -1,6 +1,6 @@
-"""SIGTERM and SIGINT as a wish to stop, which the loop grants once the state is saved.
+"""SIGTERM, SIGHUP and SIGINT as a wish to stop, which the loop grants once the state is saved.
 
-    first SIGTERM or SIGINT   `received` names it; the run saves and ends (exit code 42)
+    the first of them         `received` names it; the run saves and ends (exit code 42)
     second SIGINT             KeyboardInterrupt, at once: the last checkpoint stands
     SIGTERM + grace period    the process ends with 42 wherever it is: the scheduler's SIGKILL,
                               a few seconds later, would leave no word about it
@@ -42,8 +42,9 @@ class StopSignals:
         os.set_blocking(writer, False)
         self._writer = writer
         self._wakeup_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._handle)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup asks for
+                self._before[number] = signal.signal(number, self._handle)
         self._thread = threading.Thread(target=self._wait, name="stop-signals", daemon=True)
         self._thread.start()
         return self

@@ -73,8 +73,13 @@ class Watchdog:
         self._stopping.set()
         self._thread.join()
 
-    def begin_reports(self) -> None:
-        """From here on the folder is this run's: one that never begins leaves no trace in it."""
+    def begin(self) -> None:
+        """From here on the folder is this run's, and time counts.
+
+        A run that never begins leaves no trace, and what lies before (downloads, conversion, data
+        that is prepared) may take as long as it likes.
+        """
+        self._since = time.monotonic()
         self._reports = True
         self._write()
 
@@ -111,21 +116,24 @@ class Watchdog:
         return found
 
     def _watch(self) -> None:
-        written = time.monotonic()
-        while not self._stopping.wait(min(1.0, self._timeout_s / 4 or 1.0)):
+        written = looked = time.monotonic()
+        period_s = min(1.0, self._timeout_s / 4 or 1.0)
+        while not self._stopping.wait(period_s):
             now = time.monotonic()
+            if now - looked > 10 * period_s:  # this process itself was suspended: nobody hung
+                self._since = now
+            looked = now
             if self._reports and now - written >= _WRITE_EVERY_S:
                 self._write()
                 written = now
-            if self._timeout_s and now - self._since > self._timeout_s:
+            if self._reports and self._timeout_s and now - self._since > self._timeout_s:
                 self._bite(now - self._since)
 
     def _bite(self, seconds: float) -> None:
         phase, step = self._place
         stacks = self._folder / f"{self._rank}.stacks.txt"
-        if self._reports:
-            with contextlib.suppress(OSError), stacks.open("w", encoding="utf-8") as file:
-                faulthandler.dump_traceback(file, all_threads=True)
+        with contextlib.suppress(OSError), stacks.open("w", encoding="utf-8") as file:
+            faulthandler.dump_traceback(file, all_threads=True)
         with contextlib.suppress(OSError, ValueError):
             faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
         blamed = self.blame() or "no other process is behind"

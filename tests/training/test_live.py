@@ -54,6 +54,18 @@ def test_a_change_holds_from_the_step_that_sees_it(desk: Desk) -> None:
     ]
 
 
+def test_a_file_that_an_editor_has_emptied_to_write_it_is_waited_for(desk: Desk) -> None:
+    desk.path.write_text("learning_rate_scale: 0.5")
+    live = desk.session()
+    assert steps(live, 1) == [HALF]
+    desk.path.write_text("")
+    assert steps(live, 2) == [HALF]
+    desk.path.write_text("learning_rate_scale: 0.25")
+    assert steps(live, 3) == [{"learning_rate_scale": 0.25}]
+    desk.path.write_text("")
+    assert steps(live, 4, 5) == [{"learning_rate_scale": 0.25}, {}]
+
+
 def test_a_file_that_was_there_before_the_run_holds_at_once(desk: Desk) -> None:
     desk.path.write_text("learning_rate_scale: 0.5")
     assert steps(desk.session(), 1) == [HALF]

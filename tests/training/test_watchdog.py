@@ -47,7 +47,7 @@ def test_a_data_iterator_that_gives_nothing_is_bitten(
 ) -> None:
     ends = Ends()
     with make(tmp_path, ends, timeout_s=0.3, count=1) as dog:
-        dog.begin_reports()
+        dog.begin()
         dog.beat("waiting for a batch", 17)
         stuck = threading.Thread(target=hang_of_a_data_iterator)
         stuck.start()
@@ -76,7 +76,7 @@ def test_what_moves_is_left_alone(tmp_path: Path) -> None:
 def test_without_a_timeout_it_only_reports(tmp_path: Path) -> None:
     ends = Ends()
     with make(tmp_path, ends, timeout_s=0) as dog:
-        dog.begin_reports()
+        dog.begin()
         time.sleep(1.2)  # it looks once a second
     assert ends.codes == []
     report = json.loads((tmp_path / "0.json").read_text())
@@ -123,5 +123,5 @@ def test_it_waits_until_a_death_can_be_told(
 def test_a_folder_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
     (tmp_path / "processes").write_text("a file")
     with make(tmp_path / "processes", Ends(), timeout_s=0) as dog:
-        dog.begin_reports()
+        dog.begin()
         assert dog.blame() == ""
