@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -275,6 +277,8 @@ HOSTILE_REPLIES = {
     "half a frame": "import os\ndef f(x):\n    os.write(4, b'\\0\\0\\1\\0ab'); os._exit(0)",
     "frames without end": """
 import os
+import subprocess
+import sys
 def f(x):
     while True:
         for number in range(3, 32):
@@ -411,6 +415,13 @@ def test_nothing_is_executed_where_the_sandbox_is_refused(monkeypatch, tmp_path)
         "apt-get install bubblewrap"
     )
     assert sandbox.run_program("print(1)").ended == "refused"
+
+
+def test_a_trial_outside_any_sandbox_misses_everything():
+    trial = [sys.executable, "-S", "-c", sandbox._TRIAL.replace("os.fork", "print")]
+    done = subprocess.run(trial, capture_output=True, text=True, check=True)
+    for missing in ("a mount namespace", "a user namespace", "a host name", "a system-call filter"):
+        assert missing in done.stdout
 
 
 @pytest.mark.parametrize(
