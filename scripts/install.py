@@ -14,6 +14,10 @@ The environment holds a list of what was finished in it:
 A file enters the list when pip has returned, so an interrupted installation counts as none. Where
 the list no longer fits (a lock changed, another Python), the environment is made anew. A folder
 without a list is somebody else's work and is left alone. Concurrent calls wait for each other.
+
+For `test` and `full` it also installs bubblewrap, in which generated code is executed, where it may:
+as root or with a sudo that asks nothing, on a system with apt-get. Where it may not, it says what is
+missing, and goes on: those tests are skipped then.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -34,6 +39,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
 LIST_NAME = "installed.json"
 TRAIN_LOCKS = {"cpu": "train.lock", "cuda": "cuda.lock", "tpu": "tpu.lock"}
+APT_TIMEOUT_S = 120
 # PCI ids as jax tells TPUs from Google's network cards, which share the vendor.
 GOOGLE_PCI_VENDOR = "0x1ae0"
 TPU_PCI_DEVICES = {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}
@@ -55,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         platform = detect_platform() if options.platform == "auto" else options.platform
         with exclusive(options.venv):
             install(options.venv, required_files(options.purpose, platform))
+            if options.purpose != "train" and (missing := install_sandbox()):
+                print(f"install: no sandbox for generated code: {missing}", file=sys.stderr)
     except InstallError as error:
         print(f"install: {error}", file=sys.stderr)
         return 1
@@ -125,6 +133,44 @@ def install(venv: pathlib.Path, names: Sequence[str]) -> None:
         # Editable, so that `import coderllm_jax` works from any folder and follows the checkout.
         pip(venv, "--no-index", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
         write_list(venv, finished | {"checkout": str(ROOT)})
+
+
+def install_sandbox() -> str:
+    """Installs bubblewrap where it is missing; returns why it still is, "" where it is there."""
+    if sys.platform != "linux":
+        return "bubblewrap is Linux only; generated code is not executed here"
+    reason = "" if shutil.which("bwrap") else install_bubblewrap()
+    by_hand = "install bubblewrap by hand (apt-get install bubblewrap)"
+    return f"{reason}; {by_hand}" if reason else ""
+
+
+def install_bubblewrap() -> str:
+    """Installs the Debian package; returns why it is still missing, "" where it is there."""
+    apt, sudo = shutil.which("apt-get"), shutil.which("sudo")
+    if apt is None:
+        return "there is no bwrap on PATH, and no apt-get to install it with"
+    if os.geteuid() and sudo is None:
+        return "there is no bwrap on PATH, and only root may install it"
+    command = [*([sudo, "-n"] if os.geteuid() and sudo else []), apt]
+    get = [*command, "install", "--yes", "--no-install-recommends", "bubblewrap"]
+    print("install: bubblewrap ...", flush=True)
+    for step in (get, [*command, "update"], get):  # a fresh container has no package lists yet
+        try:
+            done = subprocess.run(
+                step,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+                timeout=APT_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return f"{' '.join(step)} took more than {APT_TIMEOUT_S} s"
+        if shutil.which("bwrap"):
+            return ""
+    said = done.stderr.strip().splitlines()
+    return f"{' '.join(get)} failed ({said[-1] if said else done.returncode})"
 
 
 def claim(venv: pathlib.Path, python: str) -> dict:

@@ -26,6 +26,7 @@ def installer(tmp_path, monkeypatch):
     for name in ("bootstrap.lock", "train.lock", "cuda.lock", "dev.lock"):
         (requirements / name).write_text(f"# {name}\n")
     monkeypatch.setattr(module, "REQUIREMENTS", requirements)
+    monkeypatch.setattr(module.shutil, "which", lambda name: f"/usr/bin/{name}")
     calls = []
 
     def run(command, **_):
@@ -189,3 +190,71 @@ def test_no_python_is_one_line():
     done = make("train", "PYTHON=")
     assert done.returncode != 0
     assert "no Python 3.11, 3.12 or 3.13 on PATH" in done.stderr.splitlines()[0]
+
+
+# ------------------------------------------------------------------------------ the sandbox
+
+
+@pytest.fixture
+def system(installer, monkeypatch):
+    """A Debian without bubblewrap: `programs` are on PATH, `commands` is what was run."""
+    installer.programs, installer.commands = {"apt-get", "sudo"}, []
+    installer.apt_succeeds_after = 0
+
+    def run(command, **_):
+        installer.commands.append(" ".join(command).replace("/usr/bin/", ""))
+        if len(installer.commands) > installer.apt_succeeds_after and "install" in command:
+            installer.programs.add("bwrap")
+            return subprocess.CompletedProcess(command, 0, "", "")
+        return subprocess.CompletedProcess(command, 100, "", "E: Unable to locate bubblewrap\n")
+
+    def which(name):
+        return f"/usr/bin/{name}" if name in installer.programs else None
+
+    monkeypatch.setattr(installer.subprocess, "run", run)
+    monkeypatch.setattr(installer.shutil, "which", which)
+    monkeypatch.setattr(installer.sys, "platform", "linux")
+    monkeypatch.setattr(installer.os, "geteuid", lambda: 0)
+    return installer
+
+
+GET = "apt-get install --yes --no-install-recommends bubblewrap"
+
+
+def test_the_sandbox_is_installed_once(system):
+    assert system.install_sandbox() == ""
+    assert system.install_sandbox() == ""
+    assert system.commands == [GET]
+
+
+def test_package_lists_are_fetched_where_they_are_missing(system):
+    system.apt_succeeds_after = 2
+    assert system.install_sandbox() == ""
+    assert system.commands == [GET, "apt-get update", GET]
+
+
+def test_an_ordinary_user_asks_sudo_and_is_never_asked(system, monkeypatch):
+    monkeypatch.setattr(system.os, "geteuid", lambda: 1000)
+    assert system.install_sandbox() == ""
+    assert system.commands == [f"sudo -n {GET}"]
+
+
+@pytest.mark.parametrize(
+    ("programs", "reason"),
+    [
+        ({"apt-get"}, "only root may install it; install bubblewrap by hand"),
+        ({"sudo"}, "no apt-get to install it with; install bubblewrap by hand"),
+        ({"apt-get", "sudo"}, "failed (E: Unable to locate bubblewrap); install bubblewrap by"),
+    ],
+)
+def test_what_cannot_be_installed_is_said(system, monkeypatch, programs, reason):
+    monkeypatch.setattr(system.os, "geteuid", lambda: 1000)
+    system.programs, system.apt_succeeds_after = programs, 99
+    assert reason in system.install_sandbox()
+
+
+def test_a_missing_sandbox_fails_no_installation(installer, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(installer, "install_sandbox", lambda: "no bwrap")
+    assert install(installer, tmp_path / "venv", "test") != []
+    assert installer.code == 0
+    assert capsys.readouterr().err == "install: no sandbox for generated code: no bwrap\n"
