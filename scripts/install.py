@@ -15,9 +15,9 @@ A file enters the list when pip has returned, so an interrupted installation cou
 the list no longer fits (a lock changed, another Python), the environment is made anew. A folder
 without a list is somebody else's work and is left alone. Concurrent calls wait for each other.
 
-For `test` and `full` it also installs bubblewrap, in which generated code is executed, where it may:
-as root or with a sudo that asks nothing, on a system with apt-get. Where it may not, it says what is
-missing, and goes on: those tests are skipped then.
+For `test` and `full` it also installs bubblewrap, in which generated code is executed, where it
+may: as root or with a sudo that asks nothing, on a system with apt-get. Where it may not, it says
+what is missing, and goes on: those tests are skipped then.
 """
 
 from __future__ import annotations
