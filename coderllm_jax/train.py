@@ -236,7 +236,11 @@ def _run(
         progress.begin(num_steps=run.num_steps, step=record.step)
         batches = run.inputs.batches(config, start_step=record.step, stop_step=run.num_steps)
         writer = open_writers(
-            config, folder, progress, resumed_from=record.step if was_restored else None
+            config,
+            folder,
+            progress,
+            resumed_from=record.step if was_restored else None,
+            owes_evaluation=record.is_unevaluated,
         )
         live = None
         if is_first():

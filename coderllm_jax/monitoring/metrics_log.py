@@ -27,15 +27,21 @@ class JsonLinesWriter:
     Raises RunError, naming the file, where that fails: without its figures a run is worth little.
     """
 
-    def __init__(self, folder: RunFolder, *, resumed_from: int | None) -> None:
-        """`resumed_from` is the step of the checkpoint continued from; None starts anew."""
+    def __init__(
+        self, folder: RunFolder, *, resumed_from: int | None, owes_evaluation: bool = False
+    ) -> None:
+        """`resumed_from` is the step of the checkpoint continued from; None starts anew.
+
+        `owes_evaluation`: that step is evaluated now; what an earlier session, which was killed
+        afterwards, has written of it would stand there twice.
+        """
         last = -1 if resumed_from is None else resumed_from
         with _naming(folder.metrics_log):
             folder.metrics.mkdir(parents=True, exist_ok=True)
-            _keep_through(folder.metrics_log, last)
+            _keep_through(folder.metrics_log, last, owes_evaluation=owes_evaluation)
             self._rows = folder.metrics_log.open("a", encoding="utf-8")
         with _naming(folder.samples_log):
-            _keep_through(folder.samples_log, last)
+            _keep_through(folder.samples_log, last - owes_evaluation)
             self._samples = folder.samples_log.open("a", encoding="utf-8")
 
     def write(self, row: Mapping[str, Any]) -> None:
@@ -87,12 +93,15 @@ def _naming(path: Path | str) -> Iterator[None]:
         ) from error
 
 
-def _keep_through(path: Path, step: int) -> None:
+def _keep_through(path: Path, step: int, *, owes_evaluation: bool = False) -> None:
     """Drops rows after `step` and anything that is not a row."""
     if not path.is_file():
         return
     kept = [
-        json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(path) if row["step"] <= step
+        json.dumps(row, ensure_ascii=False) + "\n"
+        for row in _rows(path)
+        if row["step"] <= step
+        and not (owes_evaluation and row["step"] == step and "eval_loss" in row)
     ]
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.write_text("".join(kept), encoding="utf-8")

@@ -39,11 +39,14 @@ def open_writers(
     progress: Writer,
     *,
     resumed_from: int | None,
+    owes_evaluation: bool = False,
 ) -> FanOut:
     """The writers that `config` and the environment ask for; none but on the first process."""
     writers: dict[str, Callable[[], Writer]] = {}
     if jax.process_index() == 0:
-        writers["metrics.jsonl"] = lambda: JsonLinesWriter(folder, resumed_from=resumed_from)
+        writers["metrics.jsonl"] = lambda: JsonLinesWriter(
+            folder, resumed_from=resumed_from, owes_evaluation=owes_evaluation
+        )
         writers["progress"] = lambda: progress
         if config.logging.clu:
             writers["CLU"] = lambda: CluWriter(folder.metrics)

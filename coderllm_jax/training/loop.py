@@ -236,7 +236,7 @@ class _Judge:
         Returns whether a saved step has been evaluated by it.
         """
         record = self._record
-        if any(row["step"] == record.step for row in record.evaluations):
+        if not record.is_unevaluated:
             return False
         if record.step == 0:
             self._observers.note("measuring the model as it is")
@@ -349,7 +349,13 @@ def _stop_early(config: TrainingConfig, record: RunRecord) -> None:
     patience, best = config.evaluation.patience, record.best
     if not patience or best is None or record.status != "running":
         return
-    since = max(best["step"], record.stopped_early_at or 0)
+    # `best` is the last of equals; what is only as good as before is no progress.
+    reached = next(
+        row["step"]
+        for row in record.evaluations
+        if row["step"] > 0 and row["eval_loss"] == best["eval_loss"]
+    )
+    since = max(reached, record.stopped_early_at or 0)
     if sum(row["step"] > since for row in record.evaluations) >= patience:
         record.status = "finished"
         record.stopped_early_at = record.step

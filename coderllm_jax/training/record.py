@@ -74,6 +74,11 @@ class RunRecord:
         """The last evaluation of a trained step."""
         return next((row for row in reversed(self.evaluations) if row["step"] > 0), None)
 
+    @property
+    def is_unevaluated(self) -> bool:
+        """Whether the step that the record is at has no evaluation."""
+        return all(row["step"] != self.step for row in self.evaluations)
+
     def has_finished(self, num_steps: int) -> bool:
         """Whether a run of `num_steps` has nothing left to do; early stopping ends it, too."""
         return self.step >= num_steps or (

@@ -16,6 +16,7 @@ every line of the package are the ones that users run.
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import functools
 import hashlib
 import json
@@ -59,7 +60,7 @@ def get_config(words: str = "") -> ml_collections.ConfigDict:
         else:
             phase, _, at = value.partition("@")
             step, _, delay = at.partition("+")
-            at_beat.append(functools.partial(_act, name, phase, int(step), float(delay or 0)))
+            at_beat.append(_Act(name, phase, int(step), float(delay or 0)))
     if at_beat:
         _listen(at_beat)
     if changes:
@@ -108,18 +109,27 @@ def _write_live(at: int, text: str, watchdog: Watchdog, phase: str, step: int) -
         (watchdog._folder.parent / "live.yaml").write_text(text)
 
 
-def _act(
-    what: str, where: str, at: int, delay_s: float, watchdog: Watchdog, phase: str, step: int
-) -> None:
-    if (phase, step) != (where, at):
-        return
-    if what == "stuck":
-        _deadlock()
-    number = signal.Signals[what]
-    if delay_s:
-        threading.Timer(delay_s, os.kill, (os.getpid(), number)).start()
-    else:
-        os.kill(os.getpid(), number)
+@dataclasses.dataclass
+class _Act:
+    """Does it once: an evaluation beats for each of its batches."""
+
+    what: str
+    phase: str
+    step: int
+    delay_s: float
+    is_done: bool = False
+
+    def __call__(self, watchdog: Watchdog, phase: str, step: int) -> None:
+        if self.is_done or (phase, step) != (self.phase, self.step):
+            return
+        self.is_done = True
+        if self.what == "stuck":
+            _deadlock()
+        number = signal.Signals[self.what]
+        if self.delay_s:
+            threading.Timer(self.delay_s, os.kill, (os.getpid(), number)).start()
+        else:
+            os.kill(os.getpid(), number)
 
 
 def _deadlock() -> None:

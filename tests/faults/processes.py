@@ -51,11 +51,30 @@ class Ended:
 class Running:
     """One process of a run."""
 
-    def __init__(self, lab: Lab, workdir: Path, command: list[str], env: dict[str, str]) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        workdir: Path,
+        command: list[str],
+        env: dict[str, str],
+        *,
+        is_read: bool = True,
+    ) -> None:
+        """The process leads a group of its own. `is_read` False: nobody reads what it prints."""
         self.workdir = workdir
         self._texts = [lab.folder / f"{lab.number()}.{name}" for name in ("out", "err")]
         with self._texts[0].open("wb") as out, self._texts[1].open("wb") as err:
-            self._popen = subprocess.Popen(command, stdout=out, stderr=err, env=env)
+            pipe = subprocess.PIPE
+            self._popen = subprocess.Popen(
+                command,
+                stdout=out if is_read else pipe,
+                stderr=err if is_read else pipe,
+                env=env,
+                process_group=0,
+            )
+        for end in (self._popen.stdout, self._popen.stderr):
+            if end is not None:
+                end.close()
         lab.started.append(self)
 
     @property
@@ -64,6 +83,9 @@ class Running:
 
     def send(self, number: signal.Signals) -> None:
         self._popen.send_signal(number)
+
+    def send_to_group(self, number: signal.Signals) -> None:
+        os.killpg(self._popen.pid, number)
 
     def wait_for_step(self, step: int) -> None:
         """Returns once metrics.jsonl has the step's row."""
@@ -124,6 +146,7 @@ class Lab:
         card: Path = CARD,
         env: dict[str, str] | None = None,
         rows: Path | None = None,
+        is_read: bool = True,
         **settings: Any,
     ) -> Running:
         """Starts a run in the folder `name`; settings are written a__b for a.b."""
@@ -142,7 +165,7 @@ class Lab:
         }
         # What a command sets before it starts itself anew; set here, it starts once.
         environment |= {"JAX_PLATFORMS": "cpu", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-        return Running(self, workdir, command, environment | (env or {}))
+        return Running(self, workdir, command, environment | (env or {}), is_read=is_read)
 
     def launch_pair(
         self,

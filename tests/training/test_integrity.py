@@ -25,7 +25,13 @@ import pytest
 from coderllm_jax.errors import RunError
 from coderllm_jax.training import checkpoint
 from coderllm_jax.training.checkpoint import Checkpoints
-from coderllm_jax.training.integrity import MANIFEST, find_damage, read_manifest, write_manifest
+from coderllm_jax.training.integrity import (
+    MANIFEST,
+    add_eval_loss,
+    find_damage,
+    read_manifest,
+    write_manifest,
+)
 from coderllm_jax.training.record import RunRecord
 from tests.training.checkpoint_processes import SIZE, state_of, values_of
 
@@ -206,6 +212,24 @@ def _loads(text: bytes) -> object:
         return json.loads(text)
     except ValueError:
         return None
+
+
+def test_a_manifest_that_was_being_written_anew_when_the_process_died(
+    template: Path, tmp_path: Path
+) -> None:
+    make_steps(template, tmp_path, range(1, 3))
+    (tmp_path / "2" / f".{MANIFEST}.unfinished").write_text('{"step"')
+    assert find_damage(tmp_path / "2") == ""
+    add_eval_loss(tmp_path / "2", 1.5)
+    assert find_damage(tmp_path / "2") == ""
+    assert read_manifest(tmp_path / "2").eval_loss == 1.5
+
+
+def test_a_loss_that_comes_later_blesses_no_damage(template: Path, tmp_path: Path) -> None:
+    make_steps(template, tmp_path, range(1, 2))
+    flip_a_bit(data_files(tmp_path / "1")[0], seed=1)
+    add_eval_loss(tmp_path / "1", 1.5)
+    assert "sha256" in find_damage(tmp_path / "1")
 
 
 def test_says_so_when_none_is_left(template: Path, tmp_path: Path) -> None:

@@ -361,3 +361,29 @@ def test_seconds_are_counted_once(tmp_path: Path) -> None:
     assert 0 <= record.data_wait_s <= record.train_s
     assert parts <= record.wall_s + 0.05
     assert len(record.step_times_s) == 12
+
+
+@pytest.mark.parametrize(
+    ("losses", "ends_at"),
+    [
+        ([5.0, 4.0, 3.0, 3.5, 3.2, 2.0], 8),  # two worse in a row
+        ([5.0, 4.0, 3.0, 3.0, 3.0, 2.0], 8),  # as good as before is no progress
+        ([5.0, 4.0, 4.5, 3.0, 3.5, 2.0, 2.1], 12),  # never two in a row before the end
+    ],
+)
+def test_patience(tmp_path: Path, losses: list[float], ends_at: int) -> None:
+    told = iter(losses)  # at steps 0, 2, 4, ...
+
+    class Scripted(BigramProgram):
+        def __init__(self) -> None:
+            super().__init__()
+            one = jax.device_put(np.float32(1))
+            self.eval_step = lambda state, batch: LossSums(
+                jax.device_put(np.float32(next(told))), one, one
+            )
+
+    config = config_with(**{"evaluation.every_steps": 2, "evaluation.patience": 2})
+    one_batch = EvalBatches(unseen=[batch_of_step(1000)])
+    outcome = run(tmp_path, 12, config=config, program=Scripted(), evaluation=one_batch)
+    assert (outcome.record.status, outcome.record.step) == ("finished", ends_at)
+    assert outcome.steps_kept[-1] == ends_at
