@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -198,6 +199,24 @@ def test_resumed_is_uninterrupted_bit_for_bit(
     jax.tree.map(np.testing.assert_array_equal, *adapters)
     for name in ("tokens", "loss_tokens", "examples", "best_step", "best_eval_loss"):
         assert resumed.summary[name] == whole.summary[name]
+
+
+def test_a_page_that_cannot_be_written_on_the_way_does_not_end_the_run(
+    base: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_report, refused = training_report.write_report, []
+
+    def full_disk(folder: RunFolder, *args: Any, **options: Any) -> Any:
+        if not refused:
+            refused.append(folder)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_report(folder, *args, **options)
+
+    monkeypatch.setattr(training_report, "write_report", full_disk)
+    result = train_model(changed(base, tmp_path / "run", steps=2))
+    assert refused
+    assert result.summary["status"] == "finished"
+    assert result.report.is_file()
 
 
 def test_a_finished_run_is_left_alone_and_says_so(whole: TrainingResult, base: ConfigDict) -> None:
