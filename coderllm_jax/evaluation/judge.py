@@ -26,6 +26,7 @@ import dataclasses
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -78,8 +79,8 @@ def judge_samples(
     """A verdict for each of `samples` (`{"task_id", "completion"}`), in their order.
 
     `timeout_s` are CPU seconds. `workers` is how many samples are judged at a time (default: usable
-    cores) and changes no verdict. `progress` is called with (judged, all). Raises DataError for a
-    sample that names no task, or tests that are none.
+    cores) and changes no verdict. `progress` is called with (judged, all), one call at a time, from
+    any thread. Raises DataError for a sample that names no task, or tests that are none.
     """
     for number, sample in enumerate(samples, 1):
         if not isinstance(sample.get("completion"), str) or sample.get("task_id") not in tasks:
@@ -90,15 +91,16 @@ def judge_samples(
     if reason := sandbox.why_refused():
         return [Verdict(sample["task_id"], "refused", reason) for sample in samples]
     exams = {i: _exam(tasks[i]) for i in dict.fromkeys(s["task_id"] for s in samples)}
-    done = 0
+    done, counting = 0, threading.Lock()
 
     def judge(sample: Mapping[str, str]) -> Verdict:
         nonlocal done
         task = tasks[sample["task_id"]]
         verdict = _judge(task, exams[task.task_id], sample["completion"], timeout_s)
-        done += 1
-        if progress:
-            progress(done, len(samples))
+        with counting:
+            done += 1
+            if progress:
+                progress(done, len(samples))
         return verdict
 
     with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:

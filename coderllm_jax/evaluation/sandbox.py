@@ -21,6 +21,7 @@ Does not cover:
 - errors in the Linux kernel, in bubblewrap, or in the processor (Spectre and its kin).
 - the machine's name for its processor, its load and the time of day, which a program can measure.
 - programs that need what is missing: a second process, a socket, /proc. They see an error.
+- before Linux 5.14, how many threads a program may start: its user's other processes count there.
 - how busy it makes the processor meanwhile: a program may use all cores, for its CPU seconds.
 - memory of the kernel itself (pipes, page tables), beyond what those limits bound.
 - without cgroups, the sum over sandboxes running at once: workers x (memory + /tmp).
@@ -145,7 +146,7 @@ class Sandboxed:
     def wait(self, deadline_s: float = 0.0) -> int:
         """The exit code (negative: a signal), after killing what runs at `deadline_s` (monotonic).
 
-        After it nothing of the program is left.
+        The kernel ends the rest of the sandbox with it.
         """
         if self.exit_code is None:
             ended = os.pidfd_open(self._process.pid)

