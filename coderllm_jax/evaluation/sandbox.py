@@ -1,6 +1,6 @@
 """Untrusted Python under bubblewrap, or a reason why it is not run. There is no third way.
 
-    start(...)  ->  nsenter -> setpriv -> bwrap -> python -> limits -> the program
+    start(...)  ->  nsenter or setpriv  ->  bwrap  ->  python  ->  limits  ->  the program
                     (root only: another uid)
 
 Covers:
@@ -351,14 +351,14 @@ def _hand_down(sources: tuple[str, ...]) -> tuple[list[str], Callable[[str], str
     """For root: the command that becomes somebody else, and where that one finds each source."""
     if os.geteuid() != 0:
         return [], str
-    become = ["setpriv", f"--reuid={UNPRIVILEGED_ID}", f"--regid={UNPRIVILEGED_ID}"]
-    become += ["--clear-groups", "--"]
+    user = str(UNPRIVILEGED_ID)
     closed = python_files.out_of_reach(sources)
     if not closed:
-        return become, str
+        return ["setpriv", "--reuid", user, "--regid", user, "--clear-groups", "--"], str
     view = python_files.open_view(closed)
     # By way of our own descriptor table, so that no sandbox inherits the namespace.
-    enter = ["nsenter", f"--mount=/proc/{os.getpid()}/fd/{view.namespace}", "--"]
+    enter = ["nsenter", f"--mount=/proc/{os.getpid()}/fd/{view.namespace}"]
+    become = ["--setuid", user, "--setgid", user, "--"]  # which drops the other groups, too
     return enter + become, lambda path: view.places.get(path, path)
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from coderllm_jax.evaluation.python_files import UNPRIVILEGED_ID
+from coderllm_jax.evaluation.sandbox import run_program
 from tests.evaluation import attacks
 from tests.evaluation.needs import needs_sandbox
 from tests.evaluation.ordinary import ROOT, run_as_ordinary_user
@@ -156,3 +160,30 @@ def test_the_benchmarks_answers_are_hidden(ended):
     assert ended["answers_of_the_benchmarks"]["output"] == (
         "ModuleNotFoundError ModuleNotFoundError\n"
     )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the tests do not run as root")
+def test_root_s_sandboxes_belong_to_nobody():
+    """Seen from outside, by name: the uid inside is one that root has mapped, and says nothing."""
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run_program, "import time; time.sleep(60)", limits=attacks.LIMITS)
+        deadline_s = time.monotonic() + attacks.LIMITS.wall_s
+        owners: set[str] = set()
+        while not owners and time.monotonic() < deadline_s:
+            owners = _owners_of("coderllm_jax.evaluation.inside.program")
+        assert running.result().ended == "timeout"
+    assert owners == {str(UNPRIVILEGED_ID)}
+
+
+def _owners_of(words: str) -> set[str]:
+    """Real, effective and saved uids, and groups, of interpreters whose command line has `words`."""
+    found: set[str] = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            status = (process / "status").read_text()
+            if words in (process / "cmdline").read_text() and status.startswith("Name:\tpython"):
+                lines = dict(line.split(":", 1) for line in status.splitlines())
+                found |= {*lines["Uid"].split(), *lines["Gid"].split(), *lines["Groups"].split()}
+        except OSError:
+            continue
+    return found
