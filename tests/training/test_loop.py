@@ -309,20 +309,21 @@ def test_the_best_of_equals_is_one_whose_checkpoint_is_kept(tmp_path: Path) -> N
         assert best["step"] in checkpoints.steps()
 
 
+def scripted(losses: Sequence[float]) -> BigramProgram:
+    """A program whose evaluations say these losses, one after another."""
+    told, one = iter(losses), jax.device_put(np.float32(1))
+    program = BigramProgram()
+    program.eval_step = lambda state, batch: LossSums(
+        jax.device_put(np.float32(next(told))), one, one
+    )
+    return program
+
+
 def test_the_best_step_has_a_checkpoint_even_between_periods(tmp_path: Path) -> None:
-    losses = iter([5.0, 4.0, 2.0, 3.0, 3.5, 4.0])  # at steps 0, 2, 4, ... 10
-
-    class Scripted(BigramProgram):
-        def __init__(self) -> None:
-            super().__init__()
-            one = jax.device_put(np.float32(1))
-            self.eval_step = lambda state, batch: LossSums(
-                jax.device_put(np.float32(next(losses))), one, one
-            )
-
+    program = scripted([5.0, 4.0, 2.0, 3.0, 3.5, 4.0])  # at steps 0, 2, 4, ... 10
     config = config_with(**{"evaluation.every_steps": 2, "checkpoint.every_steps": 100})
     one_batch = EvalBatches(unseen=[batch_of_step(1000)])
-    outcome = run(tmp_path, 10, config=config, program=Scripted(), evaluation=one_batch)
+    outcome = run(tmp_path, 10, config=config, program=program, evaluation=one_batch)
     best = outcome.record.best
     assert best is not None
     assert best["step"] == 4
@@ -372,18 +373,9 @@ def test_seconds_are_counted_once(tmp_path: Path) -> None:
     ],
 )
 def test_patience(tmp_path: Path, losses: list[float], ends_at: int) -> None:
-    told = iter(losses)  # at steps 0, 2, 4, ...
-
-    class Scripted(BigramProgram):
-        def __init__(self) -> None:
-            super().__init__()
-            one = jax.device_put(np.float32(1))
-            self.eval_step = lambda state, batch: LossSums(
-                jax.device_put(np.float32(next(told))), one, one
-            )
-
     config = config_with(**{"evaluation.every_steps": 2, "evaluation.patience": 2})
     one_batch = EvalBatches(unseen=[batch_of_step(1000)])
-    outcome = run(tmp_path, 12, config=config, program=Scripted(), evaluation=one_batch)
+    program = scripted(losses)  # at steps 0, 2, 4, ...
+    outcome = run(tmp_path, 12, config=config, program=program, evaluation=one_batch)
     assert (outcome.record.status, outcome.record.step) == ("finished", ends_at)
     assert outcome.steps_kept[-1] == ends_at
