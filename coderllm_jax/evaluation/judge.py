@@ -38,7 +38,8 @@ from coderllm_jax.evaluation.observations import split_tests
 from coderllm_jax.evaluation.sandbox import Limits, Sandboxed
 from coderllm_jax.evaluation.tasks import CodeTask, imported_libraries
 
-VerdictName = Literal["passed", "failed", "error", "timeout", "memory", "refused"]
+VerdictName = Literal["passed", "failed", "error", "timeout", "refused"]
+Cause = Literal["", "wrong answer", "syntax", "exception", "memory", "exit", "timeout", "refused"]
 
 _MAX_VERDICT_BYTES = 64 * 1024
 _NUM_STARTS = 3  # a sandbox may fail to start for want of memory or process ids, for a moment
@@ -49,22 +50,27 @@ _EXAMINER_CPU_S = 30
 class Verdict(NamedTuple):
     """One sample's verdict.
 
-    passed    every test held
-    failed    a wrong answer: a test did not hold
-    error     an exception (`SyntaxError: ...` for what is no Python), or the process ended itself
-    timeout   out of CPU seconds, or of patience; twice, the second time alone
-    memory    out of memory
-    refused   nothing was executed; `reason` says why
+    verdict   cause
+    passed                   every test held
+    failed    wrong answer   a test did not hold
+    error     syntax         the program is no Python
+              exception      it raised one, or gave what is no plain value to a test that wants one
+              memory         out of memory
+              exit           its process ended before the tests did
+    timeout   timeout        out of CPU seconds, or of patience; twice, the second time alone
+    refused   refused        nothing was executed; `reason` says why
     """
 
     task_id: str
     verdict: VerdictName
+    cause: Cause = ""
     reason: str = ""
     wall_s: float = 0.0
 
 
 class _Outcome(NamedTuple):
     verdict: VerdictName | Literal["unstarted"]
+    cause: Cause = ""
     reason: str = ""
 
 
@@ -89,7 +95,7 @@ def judge_samples(
                 f"found {_shown(sample)}; drop the row or name its task"
             )
     if reason := sandbox.why_refused():
-        return [Verdict(sample["task_id"], "refused", reason) for sample in samples]
+        return [Verdict(sample["task_id"], "refused", "refused", reason) for sample in samples]
     exams = {i: _exam(tasks[i]) for i in dict.fromkeys(s["task_id"] for s in samples)}
     done, counting = 0, threading.Lock()
 
@@ -150,8 +156,9 @@ def _judge(task: CodeTask, exam: _Exam, completion: str, timeout_s: int) -> Verd
         time.sleep(1.0)
     wall_s = time.monotonic() - started_s
     if outcome.verdict == "unstarted":
-        return Verdict(task.task_id, "refused", "the sandbox does not start any more", wall_s)
-    return Verdict(task.task_id, outcome.verdict, outcome.reason, wall_s)
+        reason = f"the sandbox failed to start {_NUM_STARTS} times"
+        return Verdict(task.task_id, "refused", "refused", reason, wall_s)
+    return Verdict(task.task_id, outcome.verdict, outcome.cause, outcome.reason, wall_s)
 
 
 def _run_exam(exam: _Exam, program: str, timeout_s: int) -> _Outcome:
@@ -191,20 +198,22 @@ def _run_exam(exam: _Exam, program: str, timeout_s: int) -> _Outcome:
             )
         data = _read_verdict(verdict, started_s + limits.wall_s)
         if data is None:
-            return _Outcome("timeout", f"{limits.wall_s:.0f} s on the clock")
+            return _Outcome("timeout", "timeout", f"{limits.wall_s:.0f} s on the clock")
         if not data:
             return _Outcome("unstarted")
         if not data.strip():
             code = examiner.wait(time.monotonic() + _LAST_WORDS_S)
-            return _Outcome("error", f"its answers ended the examiner ({_ending(code)})")
+            return _Outcome(
+                "error", "exception", f"its answers ended the examiner ({_ending(code)})"
+            )
         said = json.loads(data)
         if said["verdict"] != "ended":
-            return _Outcome(said["verdict"], said.get("reason", ""))
+            return _Outcome(said["verdict"], said.get("cause", ""), said.get("reason", ""))
         wall_s = time.monotonic() - started_s
         code = candidate.wait(time.monotonic() + _LAST_WORDS_S)
         if sandbox.is_out_of_time(code, wall_s, limits):
-            return _Outcome("timeout", f"{limits.cpu_s} s of CPU time")
-        return _Outcome("error", f"the program ended its process ({_ending(code)})")
+            return _Outcome("timeout", "timeout", f"{limits.cpu_s} s of CPU time")
+        return _Outcome("error", "exit", f"the program ended its process ({_ending(code)})")
 
 
 def _limits(libraries: frozenset[str], timeout_s: int) -> Limits:

@@ -176,7 +176,7 @@ def test_root_s_sandboxes_belong_to_nobody():
 
 
 def _owners_of(words: str) -> set[str]:
-    """Real, effective and saved uids, and groups, of interpreters whose command line has `words`."""
+    """All uids and groups of interpreters whose command line has `words`."""
     found: set[str] = set()
     for process in Path("/proc").glob("[0-9]*"):
         try:

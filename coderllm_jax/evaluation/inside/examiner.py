@@ -4,8 +4,9 @@ It stands in a sandbox of its own: the tests come from data files, and whatever 
 to the reader, it does to this process only. Its verdict is one JSON object on a pipe that the
 candidate's process never had:
 
-    {"verdict": "passed"}      {"verdict": "failed", "reason": "..."}
-    {"verdict": "error", "reason": "ValueError: ..."}       {"verdict": "memory", ...}
+    {"verdict": "passed"}
+    {"verdict": "failed", "cause": "wrong answer", "reason": "assert add(1, 1) == 2"}
+    {"verdict": "error", "cause": "exception", "reason": "ValueError: ..."}     (syntax, memory)
     {"verdict": "ended"}       the candidate's process is gone: how, its exit code says
     {"verdict": "unstarted"}   it never came so far as to read its program
 
@@ -47,10 +48,11 @@ class Candidate:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.last_raised: BaseException | None = None
-        self.out_of_memory = False
+        self.cause = "exception"
 
     def receive(self) -> dict[str, Any]:
         """The next message; raises what the candidate raised."""
+        self.cause = "exception"
         try:
             message = self._connection.receive()
         except (EOFError, ConnectionError):
@@ -86,12 +88,15 @@ class Candidate:
         """A built-in exception like the one described, its nearest built-in base, or our own."""
         try:
             names, args = [str(name) for name in raised["names"]], decode(raised["args"])
+            name = names[names[0] == "syntax"]
             text = str(raised["text"])[:_MAX_TEXT]
-        except (WireError, TypeError, KeyError, ValueError):
+        except (WireError, TypeError, LookupError, ValueError):
             return CandidateError("an exception that cannot be described")
-        self.out_of_memory = "MemoryError" in names
-        described = f"{names[0]}: {text}" if text else names[0]
-        if names[0] == "syntax" or any(name in _ENDING for name in names):
+        self.cause = "memory" if "MemoryError" in names else "exception"
+        if names[0] == "syntax":
+            self.cause = "syntax"
+        described = f"{name}: {text}" if text else name
+        if self.cause == "syntax" or not set(names).isdisjoint(_ENDING):
             return CandidateError(described)
         for name in names:
             kind = getattr(builtins, name, None)
@@ -172,13 +177,17 @@ def _follow(checks: dict[str, Any], candidate: Candidate) -> dict[str, str]:
         number, values = message["seen"], decode(message["values"])
         expression, source, is_top_level = asserts[number]
         if is_top_level and number != due.pop(0):
-            return {"verdict": "error", "reason": "the tests did not run in their order"}
+            return _cut_short("the tests did not run in their order")
         namespace["seen"] = values
         if not eval(expression, namespace):  # noqa: S307 - sandboxed
-            return {"verdict": "failed", "reason": source[:_MAX_TEXT]}
+            return _wrong(source)
     if due:
-        return {"verdict": "error", "reason": "the tests did not run to their end"}
+        return _cut_short("the tests did not run to their end")
     return {"verdict": "passed"}
+
+
+def _cut_short(reason: str) -> dict[str, str]:
+    return {"verdict": "error", "cause": "exit", "reason": reason}
 
 
 def _explained(error: BaseException, candidate: Candidate, tests: str) -> dict[str, str]:
@@ -189,13 +198,16 @@ def _explained(error: BaseException, candidate: Candidate, tests: str) -> dict[s
     except Exception:  # noqa: BLE001 - a number of a million digits has no text
         text = ""
     if error is candidate.last_raised:
-        if candidate.out_of_memory:
-            return {"verdict": "memory", "reason": "MemoryError"}
         notes = getattr(error, "__notes__", None)
-        return {"verdict": "error", "reason": notes[0] if notes else text}
+        reason = notes[0] if notes else text
+        return {"verdict": "error", "cause": candidate.cause, "reason": reason}
     if isinstance(error, AssertionError):
-        return {"verdict": "failed", "reason": text or _failing_line(error.__traceback__, tests)}
-    return {"verdict": "failed", "reason": f"in the tests, {type(error).__name__}: {text}"}
+        return _wrong(text or _failing_line(error.__traceback__, tests))
+    return _wrong(f"in the tests, {type(error).__name__}: {text}")
+
+
+def _wrong(reason: str) -> dict[str, str]:
+    return {"verdict": "failed", "cause": "wrong answer", "reason": reason[:_MAX_TEXT]}
 
 
 def _failing_line(trace: TracebackType | None, tests: str) -> str:
