@@ -399,15 +399,22 @@ def test_the_written_questions_pass_with_their_answers():
     """Classes, decorators, coroutines and arrays, with expected values outside."""
     tasks = tasks_from_items(read_evaluation_items(QUESTIONS))
     heavy = ("jax", "optax", "keras")
-    tasks = {i: t for i, t in tasks.items() if not any(f"import {h}" in t.tests for h in heavy)}
+    tasks = {i: t for i, t in tasks.items() if not any(f"import {h}" in t.reference for h in heavy)}
     assert len(tasks) > 20
-    right = [{"task_id": i, "completion": t.reference} for i, t in tasks.items() if i]
-    judged = judge_samples(tasks, right, timeout_s=6)
-    optax_without_numbers = {"hand:optax_schedule"}  # its tests import nothing
-    wrong = [v for v in judged if v.verdict != "passed" and v.task_id not in optax_without_numbers]
-    assert wrong == []
+    tasks.pop("hand:keras_count")  # its answer imports nothing, its tests Keras
+    right = [{"task_id": i, "completion": t.reference} for i, t in tasks.items()]
+    judged = judge_samples(tasks, right)
+    assert [v for v in judged if v.verdict != "passed"] == []
     wrong_answers = [{"task_id": i, "completion": "pass"} for i in tasks]
     assert set(count_verdicts(judge_samples(tasks, wrong_answers))) == {"error"}
+
+
+@needs_sandbox
+def test_a_question_about_jax_is_judged_with_jax():
+    """XLA reads cpuinfo, starts a thread a core and reserves gigabytes: all of it contained."""
+    pytest.importorskip("jax")
+    task = tasks_from_items(read_evaluation_items(QUESTIONS))["hand:jax_keys"]
+    assert named(task, task.reference) == ["passed"]
 
 
 # -------------------------------------------------------------------------------- refusal

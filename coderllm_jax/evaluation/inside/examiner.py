@@ -57,6 +57,8 @@ class Candidate:
             message = self._connection.receive()
         except (EOFError, ConnectionError):
             raise CandidateEnded from None
+        except WireError as error:
+            raise self._remember(CandidateError(str(error))) from None
         if not isinstance(message, dict):
             raise self._remember(CandidateError("a reply that is no message"))
         if "raised" in message:
