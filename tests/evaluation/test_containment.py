@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -187,3 +190,35 @@ def _owners_of(words: str) -> set[str]:
         except OSError:
             continue
     return found
+
+
+def test_killing_who_started_it_ends_it():
+    code = (
+        "from coderllm_jax.evaluation.sandbox import Limits, run_program\n"
+        "run_program('import time; time.sleep(600)', limits=Limits(wall_s=600))\n"
+    )
+    starter = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    try:
+        family = _wait_for(lambda: _descendants(starter.pid), lambda found: len(found) == 3)
+    finally:
+        starter.kill()
+        starter.wait()
+    assert len(family) == 3  # bubblewrap outside, bubblewrap inside, the program
+    alive = _wait_for(lambda: [p for p in family if Path(f"/proc/{p}").exists()], lambda p: not p)
+    assert alive == []
+
+
+def _wait_for(look: Callable[[], list[int]], is_good: Callable[[list[int]], bool]) -> list[int]:
+    deadline_s = time.monotonic() + 10
+    while not is_good(found := look()) and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    return found
+
+
+def _descendants(pid: int) -> list[int]:
+    try:
+        lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    except OSError:
+        return []
+    children = [int(child) for text in lists for child in text.split()]
+    return children + [inner for child in children for inner in _descendants(child)]
