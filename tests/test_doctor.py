@@ -27,7 +27,7 @@ from coderllm_jax.diagnosis.check import (
     verdict,
     without_secrets,
 )
-from coderllm_jax.evaluation import sandbox
+from coderllm_jax.evaluation import trial
 
 ROOT = Path(__file__).resolve().parent.parent
 CANARIES = {
@@ -528,7 +528,7 @@ def write_bwrap(folder: Path, script: str) -> None:
 def test_a_sandbox_that_is_none_is_not_believed(tmp_path, monkeypatch, script, found):
     write_bwrap(tmp_path, script)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(sandbox, "TRIAL_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(trial, "TRIAL_TIMEOUT_S", 1.0)
     check = programs.check_sandbox()
     assert check.status == "missing"
     assert re.search(found, check.found)

@@ -8,7 +8,7 @@ import sys
 
 from coderllm_jax.diagnosis.check import Check
 from coderllm_jax.diagnosis.probe import run_probe, run_python
-from coderllm_jax.evaluation.sandbox import find_refusal
+from coderllm_jax.evaluation.trial import find_refusal
 
 GROUP = "Programs"
 _GENERATED_CODE = "evaluation of generated code"

@@ -37,6 +37,7 @@ from coderllm_jax.evaluation import sandbox
 from coderllm_jax.evaluation.observations import split_tests
 from coderllm_jax.evaluation.sandbox import Limits, Sandboxed
 from coderllm_jax.evaluation.tasks import CodeTask, imported_libraries
+from coderllm_jax.evaluation.trial import why_refused
 
 VerdictName = Literal["passed", "failed", "error", "timeout", "refused"]
 Cause = Literal["", "wrong answer", "syntax", "exception", "memory", "exit", "timeout", "refused"]
@@ -94,7 +95,7 @@ def judge_samples(
                 f"sample {number}: expected a known 'task_id' and a 'completion' (a string), "
                 f"found {_shown(sample)}; drop the row or name its task"
             )
-    if reason := sandbox.why_refused():
+    if reason := why_refused():
         return [Verdict(sample["task_id"], "refused", "refused", reason) for sample in samples]
     exams = {i: _exam(tasks[i]) for i in dict.fromkeys(s["task_id"] for s in samples)}
     done, counting = 0, threading.Lock()

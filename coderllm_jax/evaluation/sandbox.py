@@ -38,65 +38,15 @@ import select
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from coderllm_jax.evaluation import python_files
-from coderllm_jax.evaluation.python_files import UNPRIVILEGED_ID
-from coderllm_jax.evaluation.seccomp import filter_program, why_no_filter
+from coderllm_jax.evaluation.bubblewrap import PACKAGE, ROOT_INSIDE, open_rules, sandbox_command
+from coderllm_jax.evaluation.trial import why_refused
 
 _MIB = 2**20
-_PACKAGE = "coderllm_jax.evaluation.inside"
-_ROOT_INSIDE = "/inside"
-_INSIDE_ID = 65534
-_DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
-_ENVIRONMENT = {
-    "HOME": "/tmp",  # noqa: S108 - the sandbox's own
-    "LANG": "C.UTF-8",
-    "PATH": "/nowhere",
-    "PYTHONDONTWRITEBYTECODE": "1",
-    "PYTHONHASHSEED": "0",  # the order of a set must not decide a verdict
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "JAX_PLATFORMS": "cpu",
-    "KERAS_BACKEND": "jax",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-}
-TRIAL_TIMEOUT_S = 10.0
-_CONTAINING: set[str] = set()  # programs whose trial went well; a refusal is asked about again
-# Prints what is missing. Namespaces that cannot be told from inside (net, ipc, cgroup) have nothing
-# to reach them by once the filter holds.
-_TRIAL = f"""
-import os, socket
-def is_refused(act):
-    try:
-        act()
-    except OSError:
-        return True
-    return False
-held = {{
-    "a mount namespace": not os.path.exists("/etc"),
-    "a pid namespace": os.getpid() < 4,
-    "a user namespace": os.getuid() == {_INSIDE_ID},
-    "a host name": os.uname().nodename == "sandbox",
-    "a system-call filter": is_refused(socket.socket) and is_refused(os.fork),
-}}
-print(*(name for name in held if not held[name]), sep=", ")
-"""
-# Settings that refuse user namespaces, the value that does, and what to ask for.
-_REFUSALS = (
-    ("user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=15000"),
-    ("kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"),
-    (
-        "kernel/apparmor_restrict_unprivileged_userns",
-        "1",
-        "an AppArmor profile for bwrap that allows userns "
-        "(or sysctl -w kernel.apparmor_restrict_unprivileged_userns=0)",
-    ),
-)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -111,16 +61,6 @@ class Limits:
     files: int = 64
     threads: int = 64
     output_bytes: int = 64 * 1024
-
-
-class Refusal(NamedTuple):
-    """Why nothing is executed here, and what would change that."""
-
-    found: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"generated code is not executed: {self.found}; {self.remedy}"
 
 
 class Execution(NamedTuple):
@@ -159,29 +99,6 @@ class Sandboxed:
         return self.exit_code
 
 
-def find_refusal(platform: str = sys.platform) -> Refusal | None:
-    """Why generated code is not executed here; None where a trial program was contained."""
-    if platform != "linux":
-        return Refusal("Linux only", "evaluate on Linux")
-    if reason := why_no_filter():
-        return Refusal(reason, "evaluate on one of these")
-    program = shutil.which("bwrap")
-    if program is None:
-        return Refusal("not installed (no bwrap on PATH)", "apt-get install bubblewrap")
-    if program in _CONTAINING:
-        return None
-    refusal = _try(program)
-    if refusal is None:
-        _CONTAINING.add(program)
-    return refusal
-
-
-def why_refused() -> str | None:
-    """`find_refusal` as one line, None where generated code runs."""
-    refusal = find_refusal()
-    return None if refusal is None else str(refusal)
-
-
 def run_program(
     source: str, *, limits: Limits | None = None, libraries: Sequence[str] = ()
 ) -> Execution:
@@ -206,31 +123,29 @@ def start(
     """Starts `inside/<module>.py` with `job` on its standard input.
 
     `descriptors` stay open in it. The thread that calls this has to outlive the program: the kernel
-    kills the sandbox when that thread ends. Does not ask `find_refusal`; its callers do.
+    kills the sandbox when that thread ends. Does not ask `why_refused`; its callers do.
     """
-    importlib.import_module(f"{_PACKAGE}.{module}")  # leaves the bytecode that it starts from
-    files = python_files.find_python_files()
-    cost = dataclasses.asdict(limits)
-    content = json.dumps({**job, "limits": cost, "paths": _library_paths(job, files)})
+    importlib.import_module(f"{PACKAGE}.{module}")  # leaves the bytecode that it starts from
+    program = shutil.which("bwrap")
+    assert program is not None, "whoever starts has asked why_refused()"
+    paths = python_files.find_python_files().libraries if job["libraries"] else ()
+    content = {**job, "limits": dataclasses.asdict(limits), "paths": paths}
+    code = (
+        f"import sys; sys.path.insert(0, {ROOT_INSIDE!r}); "
+        f"import {PACKAGE}.{module} as module; module.main()"
+    )
     with contextlib.ExitStack() as stack:
-        rules, rules_end = os.pipe()
-        stack.callback(os.close, rules)
-        os.write(rules_end, filter_program())
-        os.close(rules_end)
+        rules = stack.enter_context(open_rules())
         stdin = os.memfd_create("job", os.MFD_CLOEXEC)
         stack.callback(os.close, stdin)
-        with open(stdin, "wb", closefd=False) as stream:
-            stream.write(content.encode("ascii"))
+        with open(stdin, "w", encoding="ascii", closefd=False) as stream:
+            json.dump(content, stream)
         os.lseek(stdin, 0, os.SEEK_SET)
-        code = (
-            f"import sys; sys.path.insert(0, {_ROOT_INSIDE!r}); "
-            f"import {_PACKAGE}.{module} as module; module.main()"
-        )
-        command = _command(
-            files,
+        command = sandbox_command(
             ["-c", code],
-            limits=limits,
+            program=program,
             rules=rules,
+            tmp_bytes=limits.tmp_bytes,
             with_libraries=bool(job["libraries"]),
         )
         process = subprocess.Popen(
@@ -295,123 +210,3 @@ def _read(
             return data, None
         data += part
     return data, "output"
-
-
-def _library_paths(job: Mapping[str, Any], files: python_files.PythonFiles) -> list[str]:
-    return list(files.libraries) if job["libraries"] else []
-
-
-def _command(
-    files: python_files.PythonFiles,
-    arguments: Sequence[str],
-    *,
-    limits: Limits,
-    rules: int,
-    with_libraries: bool,
-    program: str | None = None,
-) -> list[str]:
-    """The whole command line that starts this Python with `arguments` in a sandbox."""
-    program = program or shutil.which("bwrap")
-    assert program is not None
-    inside = str(python_files.INSIDE)
-    sources = (*files.shown, *files.libraries, inside, os.path.realpath(program))
-    prefix, place = _hand_down(sources)
-    shown_libraries = files.libraries if with_libraries else ()
-    shown = files.shown + shown_libraries
-    command = [
-        *(*prefix, place(os.path.realpath(program))),
-        *("--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net"),
-        *("--unshare-uts", "--unshare-cgroup", "--uid", str(_INSIDE_ID), "--gid", str(_INSIDE_ID)),
-        *("--hostname", "sandbox", "--die-with-parent", "--new-session", "--cap-drop", "ALL"),
-        *("--clearenv", "--seccomp", str(rules)),
-    ]
-    for name, value in _ENVIRONMENT.items():
-        command += ["--setenv", name, value]
-    for path in shown:
-        command += ["--ro-bind", place(path), path]
-    for path in (*files.hidden, *(set(files.other_packages) - set(shown_libraries))):
-        if any(Path(parent) in Path(path).parents for parent in shown):
-            command += ["--size", "4096", "--tmpfs", path, "--remount-ro", path]
-    for path in ("/lib", "/lib64"):  # where the dynamic loader is looked for
-        if Path(path).is_symlink():
-            command += ["--symlink", str(Path(path).readlink()), path]
-        elif Path(path).is_dir():
-            command += ["--ro-bind", path, path]
-    if with_libraries:  # XLA asks it which instructions there are, and computes nothing without
-        command += ["--ro-bind", "/proc/cpuinfo", "/proc/cpuinfo"]
-    for path in _DEVICES:
-        command += ["--dev-bind", path, path]
-    command += ["--ro-bind", place(inside), f"{_ROOT_INSIDE}/{_PACKAGE.replace('.', '/')}"]
-    command += ["--size", str(limits.tmp_bytes), "--tmpfs", "/tmp", "--chdir", "/tmp"]  # noqa: S108
-    # -S and -P: nothing of this machine is imported at start, nothing from /tmp ever.
-    return [*command, "--remount-ro", "/", files.executable, "-S", "-P", *arguments]
-
-
-def _hand_down(sources: tuple[str, ...]) -> tuple[list[str], Callable[[str], str]]:
-    """For root: the command that becomes somebody else, and where that one finds each source."""
-    if os.geteuid() != 0:
-        return [], str
-    user = str(UNPRIVILEGED_ID)
-    closed = python_files.out_of_reach(sources)
-    if not closed:
-        return ["setpriv", "--reuid", user, "--regid", user, "--clear-groups", "--"], str
-    view = python_files.open_view(closed)
-    # By way of our own descriptor table, so that no sandbox inherits the namespace.
-    enter = ["nsenter", f"--mount=/proc/{os.getpid()}/fd/{view.namespace}"]
-    become = ["--setuid", user, "--setgid", user, "--"]  # which drops the other groups, too
-    return enter + become, lambda path: view.places.get(path, path)
-
-
-def _try(program: str) -> Refusal | None:
-    """Starts a trial program in a sandbox made by `program` and looks at what it sees."""
-    files = python_files.find_python_files()
-    rules, rules_end = os.pipe()
-    os.write(rules_end, filter_program())
-    os.close(rules_end)
-    try:
-        done = subprocess.run(
-            _command(
-                files,
-                ["-c", _TRIAL],
-                limits=Limits(),
-                rules=rules,
-                with_libraries=False,
-                program=program,
-            ),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            pass_fds=(rules,),
-            cwd="/",
-            timeout=TRIAL_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        found = f"{program} did not end within {TRIAL_TIMEOUT_S:.0f} s"
-        return Refusal(found, "try it by hand: bwrap ...")
-    except OSError as error:
-        return Refusal(f"{program} is refused: {error}", f"ask for {_what_to_ask_for()}")
-    finally:
-        os.close(rules)
-    if done.returncode:
-        reason = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        found = f"{program} is refused: {reason[-1][:200]}"
-        return Refusal(found, f"ask for {_what_to_ask_for()}")
-    if missing := done.stdout.strip():
-        remedy = "reinstall it: apt-get install --reinstall bubblewrap"
-        return Refusal(f"{program} starts programs without {missing}", remedy)
-    return None
-
-
-def _what_to_ask_for() -> str:
-    for setting, refusing, request in _REFUSALS:
-        try:
-            value = (Path("/proc/sys") / setting).read_text().strip()
-        except OSError:
-            continue
-        if value == refusing:
-            return request
-    return (
-        "unprivileged user namespaces; in a container, for a seccomp profile that allows them, "
-        "or for bwrap to be run by root with CAP_SYS_ADMIN"
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coderllm_jax.evaluation.sandbox import why_refused
+from coderllm_jax.evaluation.trial import why_refused
 
 _REASON = why_refused()
 needs_sandbox = pytest.mark.skipif(_REASON is not None, reason=_REASON or "")

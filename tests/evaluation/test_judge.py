@@ -11,7 +11,7 @@ import pytest
 
 from coderllm_jax.data.preparation import read_evaluation_items
 from coderllm_jax.errors import DataError
-from coderllm_jax.evaluation import judge, sandbox
+from coderllm_jax.evaluation import judge, sandbox, trial
 from coderllm_jax.evaluation.judge import count_verdicts, judge_samples
 from coderllm_jax.evaluation.tasks import (
     CodeTask,
@@ -433,8 +433,8 @@ def test_nothing_is_executed_where_the_sandbox_is_refused(monkeypatch, tmp_path)
 
 
 def test_a_trial_outside_any_sandbox_misses_everything():
-    trial = [sys.executable, "-S", "-c", sandbox._TRIAL.replace("os.fork", "print")]
-    done = subprocess.run(trial, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-S", "-c", trial._TRIAL.replace("os.fork", "print")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     for missing in ("a mount namespace", "a user namespace", "a host name", "a system-call filter"):
         assert missing in done.stdout
 
@@ -443,14 +443,14 @@ def test_a_trial_outside_any_sandbox_misses_everything():
     ("platform", "reason"), [("darwin", "Linux only"), ("win32", "Linux only")]
 )
 def test_elsewhere_it_is_refused(platform, reason):
-    refusal = sandbox.find_refusal(platform)
+    refusal = trial.find_refusal(platform)
     assert refusal is not None
     assert refusal.found == reason
 
 
 def test_an_architecture_without_a_filter_is_refused(monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
-    refusal = sandbox.find_refusal("linux")
+    refusal = trial.find_refusal("linux")
     assert refusal is not None
     assert "riscv64" in refusal.found
 
@@ -461,7 +461,7 @@ def test_a_sandbox_that_stops_starting_is_no_verdict_on_the_program(monkeypatch,
     program = tmp_path / "bwrap"
     program.write_text("#!/bin/sh\nexit 1\n")
     program.chmod(0o755)
-    monkeypatch.setattr(sandbox, "find_refusal", lambda: None)
+    monkeypatch.setattr(judge, "why_refused", lambda: None)
     slept: list[float] = []
     monkeypatch.setattr(judge.time, "sleep", slept.append)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
