@@ -7,8 +7,9 @@ Covers:
 - files: an empty root, read-only but for /tmp (a tmpfs of limited size); this Python's own files;
   no /sys, no /proc (with libraries: cpuinfo), no devices but null, zero and urandom; no variables.
 - the rest of the machine: user, pid, network, IPC, UTS, cgroup and mount namespaces of its own, no
-  capability, no new privileges, a uid that owns nothing (also where root starts it), and a system
-  call filter (`seccomp`): no sockets, no other process, no ptrace, mount, bpf, keyring, io_uring.
+  capability, no new privileges, and a system call filter (`seccomp`): no sockets, no other process,
+  no ptrace, mount, bpf, keyring, io_uring. Never as root: where root starts it, it belongs to a uid
+  that owns nothing, otherwise to whoever started it.
 - time: CPU seconds by the kernel's count; wall-clock time by a clock outside; everything in it is
   killed at either, and when the process that started it dies.
 - memory, threads, open files, size of a file and of /tmp: limits that the program cannot raise. As
