@@ -36,7 +36,7 @@ train:  ## install, prepare data and model where needed, train: writes runs/lora
 test:  ## install, check, run the tests
 	$(install) test
 	scripts/check $(python)
-	$(python) -m pytest $(ARGS)
+	$(python) -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
 
 prove:  ## install everything: peers, benchmarks, killed runs (long)
 	$(install) full

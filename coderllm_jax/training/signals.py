@@ -43,7 +43,9 @@ class StopSignals:
         self._writer = writer
         self._wakeup_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup asks for
+            # nohup has SIGHUP ignored, and is to be obeyed. A shell has SIGINT ignored in whatever
+            # it starts in the background: who sends one to that process means it.
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._handle)
         self._thread = threading.Thread(target=self._wait, name="stop-signals", daemon=True)
         self._thread.start()

@@ -116,3 +116,18 @@ def test_outside_the_main_thread_it_hears_of_none() -> None:
     thread.start()
     thread.join()
     assert failures == []
+
+
+def test_what_the_shell_ignores_for_a_background_process_is_heard_and_nohup_is_obeyed() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    try:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+        with StopSignals(grace_period_s=60) as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.received == ""
+            os.kill(os.getpid(), signal.SIGINT)
+            assert signals.received == "SIGINT"
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
