@@ -67,6 +67,8 @@ def sandbox_command(
     ]
     for name, value in _ENVIRONMENT.items():
         command += ["--setenv", name, value]
+    # Before the binds: what is shown may itself lie below /tmp.
+    command += ["--size", str(tmp_bytes), "--tmpfs", "/tmp", "--chdir", "/tmp"]  # noqa: S108
     for path in shown:
         command += ["--ro-bind", place(path), path]
     for path in (*files.hidden, *(set(files.other_packages) - set(shown_libraries))):
@@ -82,7 +84,6 @@ def sandbox_command(
     for path in _DEVICES:
         command += ["--dev-bind", path, path]
     command += ["--ro-bind", place(inside), f"{ROOT_INSIDE}/{PACKAGE.replace('.', '/')}"]
-    command += ["--size", str(tmp_bytes), "--tmpfs", "/tmp", "--chdir", "/tmp"]  # noqa: S108
     # -S and -P: nothing of this machine is imported at start, nothing from /tmp ever.
     return [*command, "--remount-ro", "/", files.executable, "-S", "-P", *arguments]
 
