@@ -229,8 +229,10 @@ def _run(
         progress.note("looking for checkpoints")
         checkpoints = stack.enter_context(run.open_checkpoints(progress.note))
         state, record, was_restored = run.restore(checkpoints)
-        if record.has_finished(run.num_steps) and _is_finished(folder):
-            return TrainingResult(folder.path, read_json(folder.summary), was_finished=True)
+        if _is_finished(folder):
+            summary = read_json(folder.summary)
+            if (summary["steps"], summary["planned_steps"]) == (record.step, run.num_steps):
+                return TrainingResult(folder.path, summary, was_finished=True)
         run.write_beginning(record)
         watchdog.begin()
         progress.begin(num_steps=run.num_steps, step=record.step)

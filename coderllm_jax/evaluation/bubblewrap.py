@@ -15,8 +15,9 @@ PACKAGE = "coderllm_jax.evaluation.inside"
 ROOT_INSIDE = "/inside"
 INSIDE_ID = 65534
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
+_SCRATCH = "/tmp"  # noqa: S108 - the sandbox's own, a tmpfs
 _ENVIRONMENT = {
-    "HOME": "/tmp",  # noqa: S108 - the sandbox's own
+    "HOME": _SCRATCH,
     "LANG": "C.UTF-8",
     "PATH": "/nowhere",
     "PYTHONDONTWRITEBYTECODE": "1",
@@ -68,7 +69,7 @@ def sandbox_command(
     for name, value in _ENVIRONMENT.items():
         command += ["--setenv", name, value]
     # Before the binds: what is shown may itself lie below /tmp.
-    command += ["--size", str(tmp_bytes), "--tmpfs", "/tmp", "--chdir", "/tmp"]  # noqa: S108
+    command += ["--size", str(tmp_bytes), "--tmpfs", _SCRATCH, "--chdir", _SCRATCH]
     for path in shown:
         command += ["--ro-bind", place(path), path]
     for path in (*files.hidden, *(set(files.other_packages) - set(shown_libraries))):

@@ -15,7 +15,7 @@ import collections
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +24,13 @@ from coderllm_jax.data.tokenizer import Tokenizer
 from coderllm_jax.errors import ConfigError, DataError
 from coderllm_jax.generation import program
 from coderllm_jax.generation.detokenize import TextStream
-from coderllm_jax.generation.sampling import GREEDY, Sampling, SamplingArrays
+from coderllm_jax.generation.sampling import SamplingArrays
 from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.model.forward import ForwardOptions
 from coderllm_jax.model.lora import Adapters, merge_adapters
 from coderllm_jax.model.sharding import active_mesh, fetch, row_multiple
+from coderllm_jax.records import GREEDY, Finish, Sampling, TokenLogprob
 
-Finish = Literal["", "stop", "length", "cancelled"]
 Ids = npt.NDArray[np.int32]
 
 _SMALLEST_PIECE, _LARGEST_PIECE = 32, 512
@@ -54,14 +54,6 @@ class Request:
     sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()
     logprobs: bool = False
-
-
-class TokenLogprob(NamedTuple):
-    """The log-probability of a token of an answer, and the likeliest tokens in its place."""
-
-    token: int
-    logprob: float
-    alternatives: tuple[tuple[int, float], ...]
 
 
 class Event(NamedTuple):

@@ -21,48 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from coderllm_jax.errors import ConfigError
+from coderllm_jax.records import GREEDY, Sampling
 
 # Candidates that top-k and top-p look at without sorting the vocabulary. 262k logits sort in 20 ms
 # a row on a CPU core; that more than these are wanted is rare, and then all of them are sorted.
 _CANDIDATES = 256
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How one request's tokens are chosen. Temperature 0 is greedy, whatever the rest says.
-
-    top_k 0, top_p 1, min_p 0 and repetition_penalty 1 switch each of them off.
-    """
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        ranges = {
-            "temperature": (0.0, 100.0),
-            "top_k": (0, 1 << 31),
-            "top_p": (1e-6, 1.0),
-            "min_p": (0.0, 1.0),
-            "repetition_penalty": (1e-3, 1e3),
-            "seed": (0, (1 << 32) - 1),
-        }
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if not low <= value <= high:  # NaN is not in any range
-                raise ConfigError(f"{name} is {value!r}; expected {low:g} to {high:g}")
-
-    @property
-    def is_greedy(self) -> bool:
-        """Whether the likeliest token is taken and nothing changes which one that is."""
-        return self.temperature == 0 and self.repetition_penalty == 1
-
-
-GREEDY = Sampling()
 
 
 class SamplingArrays(NamedTuple):

@@ -118,8 +118,7 @@ def train(
         steering=steering,
     )
     if judge.catch_up(state, config, num_steps):
-        with jax.transfer_guard("allow"):
-            checkpoints.save(state, record)
+        checkpoints.save(state, record)
     if record.status != "running":  # broken as it came, or asked to stop before the first step
         return state
     observers.note("compiling the training step")
@@ -236,18 +235,19 @@ class _Judge:
         Returns whether a saved step has been evaluated by it.
         """
         record = self._record
-        if not record.is_unevaluated:
-            return False
-        if record.step == 0:
+        owes = record.is_unevaluated
+        if owes and record.step == 0:
             self._observers.note("measuring the model as it is")
             self._measure_few_shot(state)
             self.evaluate(state)
             return False
-        if not _is_due(record.step, self._steering.evaluation_every_steps, num_steps):
-            return False
-        self.evaluate(state)
-        _stop_early(config, record)
-        return record.status == "running"
+        owes &= _is_due(record.step, self._steering.evaluation_every_steps, num_steps)
+        if owes:
+            self.evaluate(state)
+            _stop_early(config, record)
+        if record.step == num_steps and record.status == "running":  # that was all it owed
+            record.status = "finished"
+        return owes and record.status in ("running", "finished")
 
     def _measure_few_shot(self, state: Any) -> None:
         """The untrained model under the plain prompt, which it may know better than chat turns."""

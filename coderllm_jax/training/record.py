@@ -80,10 +80,11 @@ class RunRecord:
         return all(row["step"] != self.step for row in self.evaluations)
 
     def has_finished(self, num_steps: int) -> bool:
-        """Whether a run of `num_steps` has nothing left to do; early stopping ends it, too."""
-        return self.step >= num_steps or (
-            self.status == "finished" and self.planned_steps == num_steps
-        )
+        """Whether a run of `num_steps` has nothing left to do; early stopping ends it, too.
+
+        One that was interrupted in its last step still owes that step's evaluation.
+        """
+        return self.status == "finished" and num_steps in (self.step, self.planned_steps)
 
     def add_step(self, seconds: float) -> None:
         """Counts one finished step's time."""

@@ -13,10 +13,10 @@ from coderllm_jax.data.tokenizer import ByteTokenizer
 from coderllm_jax.errors import DataError
 from coderllm_jax.generation import program
 from coderllm_jax.generation.engine import Engine, Request
-from coderllm_jax.generation.sampling import Sampling
 from coderllm_jax.model.architecture import TINY
 from coderllm_jax.model.forward import ForwardOptions, hidden_states
 from coderllm_jax.model.lora import init_adapters
+from coderllm_jax.records import Sampling
 from tests.model.tiny_model import random_adapters, random_sequences, tiny_weights
 
 ADAPTERS = random_adapters(

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from coderllm_jax.errors import ConfigError
 from coderllm_jax.generation import sampling as module
-from coderllm_jax.generation.sampling import GREEDY, Sampling, SamplingArrays, choose_tokens
+from coderllm_jax.generation.sampling import SamplingArrays, choose_tokens
+from coderllm_jax.records import GREEDY, Sampling
 
 VOCABULARY = 700  # more than the candidates that are looked at without sorting
 

@@ -18,6 +18,7 @@ from coderllm_jax.config.training import TrainingConfig
 from coderllm_jax.model.loss import LossSums
 from coderllm_jax.records import PackedBatch, Sample
 from coderllm_jax.training.checkpoint import Checkpoints
+from coderllm_jax.training.control import Control
 from coderllm_jax.training.loop import EvalBatches, Observers, train
 from coderllm_jax.training.record import RunRecord
 from coderllm_jax.training.steering import Steering
@@ -379,3 +380,17 @@ def test_patience(tmp_path: Path, losses: list[float], ends_at: int) -> None:
     outcome = run(tmp_path, 12, config=config, program=program, evaluation=one_batch)
     assert (outcome.record.status, outcome.record.step) == ("finished", ends_at)
     assert outcome.steps_kept[-1] == ends_at
+
+
+def test_a_signal_in_the_last_step_does_not_make_a_run_that_never_ends(tmp_path: Path) -> None:
+    class AtTheEnd(Steering):
+        def word(self, step: int) -> Control:
+            return super().word(step)._replace(stop=float(step == 10))
+
+    whole = run(tmp_path / "whole", 10)
+    first = run(tmp_path / "run", 10, steering=lambda record: AtTheEnd(config_with(), record))
+    assert (first.record.status, first.record.step) == ("interrupted", 10)
+    second = run(tmp_path / "run", 10)
+    assert second.record.status == "finished"
+    assert [row["step"] for row in second.notebook.evaluations] == [10]  # which was owed
+    assert second.record.best == {**whole.record.best, "time": second.record.best["time"]}
