@@ -9,6 +9,10 @@ Gemma has no system role: a system turn stands before the first user turn's text
 own template. User text is stripped, as there; a model's text is kept as it is, because leading
 indentation is part of an answer that is code.
 
+A query's conversation becomes a prompt in one of two styles (`PromptStyle`): chat turns, or plain
+text with worked examples before it for a model that does not know turns. A text to be continued is
+neither: it follows <bos> as it stands.
+
 Control tokens enter by id and text is encoded with control parsing off, so a question that
 contains `<end_of_turn>` cannot end its turn. `model\n` and the answer are encoded apart: what
 generation starts from is then an exact prefix of what training saw.
@@ -17,16 +21,18 @@ generation starts from is then an exact prefix of what training saw.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from coderllm_jax.data.tokenizer import Tokenizer
 from coderllm_jax.errors import DataError
-from coderllm_jax.records import Role, Turn
+from coderllm_jax.records import Query, Role, Turn
 
 FEW_SHOT_STOP = "\n\n"
+# Where a model goes on with a question of its own. A blank line is no such place: code has them.
+_NEXT_QUESTION = "\n\nQuestion:"
 
 
 class Encoded(NamedTuple):
@@ -34,6 +40,13 @@ class Encoded(NamedTuple):
 
     ids: npt.NDArray[np.int32]
     supervised: npt.NDArray[np.bool_]
+
+
+class PromptStyle(NamedTuple):
+    """How a conversation becomes a prompt: in chat turns, or after `shots` (question, answer)."""
+
+    kind: Literal["chat", "few_shot"] = "chat"
+    shots: tuple[tuple[str, str], ...] = ()
 
 
 class _Piece(NamedTuple):
@@ -102,6 +115,37 @@ def encode_few_shot(
     if answer is not None:
         pieces += [_Piece(f" {answer}", supervised=True), _Piece(FEW_SHOT_STOP, supervised=True)]
     return _encode(tokenizer, [pieces])[0]
+
+
+def encode_query(tokenizer: Tokenizer, query: Query, style: PromptStyle) -> npt.NDArray[np.int32]:
+    """A query's prompt, int32 [L]. Raises DataError where its turns are in no order to answer.
+
+    Under a few-shot style, the conversation's earlier turns become examples like the others, and a
+    system turn stands before the question.
+    """
+    if query.continues:
+        pieces = [_Piece(tokenizer.bos_id), _Piece(query.continues)]
+        return _encode(tokenizer, [pieces])[0].ids
+    if style.kind == "chat":
+        return encode_prompt(tokenizer, query.turns)
+    if problem := turn_problem(query.turns, last="user"):
+        raise DataError(problem)
+    turns = query.turns
+    system = ""
+    if turns[0].role == "system":
+        system, turns = f"{turns[0].content}\n\n", turns[1:]
+    earlier = [
+        (user.content, model.content) for user, model in zip(turns[:-1:2], turns[1::2], strict=True)
+    ]
+    shots = [*style.shots, *earlier]
+    return encode_few_shot(tokenizer, shots, question=f"{system}{turns[-1].content}").ids
+
+
+def stops_of(query: Query, style: PromptStyle) -> tuple[str, ...]:
+    """The texts that end the answer: the query's own, and the style's."""
+    if query.continues or style.kind == "chat":
+        return query.stop
+    return (*query.stop, _NEXT_QUESTION)
 
 
 def turn_problem(turns: Sequence[Turn], *, last: Role) -> str | None:

@@ -35,11 +35,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from coderllm_jax.errors import RunError
 from coderllm_jax.training.agreement import each_says, first_decides
-from coderllm_jax.training.integrity import add_eval_loss, read_manifest, write_manifest
+from coderllm_jax.training.integrity import (
+    add_eval_loss,
+    find_damage,
+    read_manifest,
+    write_manifest,
+)
 from coderllm_jax.training.record import RunRecord, is_finite
 from coderllm_jax.training.step_folders import SetAside, StepFolders, free_bytes
 
@@ -346,6 +352,41 @@ class Checkpoints:
             ),
         )
         return items.state, RunRecord.from_json(items.record)
+
+
+def read_trainable(place: Path) -> dict[str, Any]:
+    """What was trained, as numpy arrays, from one step's folder (`checkpoints/40`).
+
+    For those who only look: nothing is set aside, swept or locked, and neither the run's program
+    nor its devices are needed. RunError where the step is damaged, unfinished or none of ours.
+    """
+    if damage := find_damage(place):
+        raise RunError(
+            f"{place} cannot be used ({damage}); name another step, or the run, which sets "
+            "damaged steps aside when it goes on"
+        )
+    with ocp.Checkpointer(
+        ocp.CompositeCheckpointHandler(
+            state=ocp.PyTreeCheckpointHandler(), record=ocp.JsonCheckpointHandler()
+        )
+    ) as checkpointer:
+        stored: Any = checkpointer.metadata(place).item_metadata
+        tree = stored.state.tree["trainable"]
+        only = ocp.args.PyTreeRestore(
+            {"trainable": tree},
+            restore_args=jax.tree.map(
+                lambda _: ocp.RestoreArgs(restore_type=np.ndarray), {"trainable": tree}
+            ),
+            partial_restore=True,
+        )
+        try:
+            restored = checkpointer.restore(place, args=ocp.args.Composite(state=only))
+        except (OSError, ValueError, KeyError) as error:
+            raise RunError(
+                f"{place} is undamaged but cannot be read ({_one_line(error)}); "
+                "use the versions that the run's manifest.json names"
+            ) from error
+    return restored.state["trainable"]
 
 
 def _eval_loss(record: RunRecord) -> float | None:
