@@ -15,12 +15,12 @@ import itertools
 import re
 import textwrap
 
-_FENCE = re.compile(
+FENCE = re.compile(
     r"^(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[ \t]*(?P<language>[\w+.-]*)[^\n]*\n"
     r"(?P<code>.*?)(?:^[ \t]*(?P=fence)[`~]*[ \t]*$|\Z)",
     re.DOTALL | re.MULTILINE,
 )
-_PYTHON = ("python", "py", "python3", "pycon", "")
+PYTHON_LANGUAGES = ("python", "py", "python3", "pycon", "")
 _STARTS = re.compile(r"^(?:def |class |async def |import |from \w[\w.]* import |@\w|\w+ = )")
 
 
@@ -33,8 +33,8 @@ def extract_code(answer: str, entry_point: str = "") -> str:
     answer = answer.replace("\r\n", "\n")
     blocks = [
         textwrap.dedent(match["code"])
-        for match in _FENCE.finditer(answer)
-        if match["language"].lower() in _PYTHON
+        for match in FENCE.finditer(answer)
+        if match["language"].lower() in PYTHON_LANGUAGES
     ]
     if not blocks:
         return _without_chat(answer)
@@ -42,7 +42,7 @@ def extract_code(answer: str, entry_point: str = "") -> str:
         if entry_point and defines(block, entry_point):
             imports = [b for b in blocks[:number] if _is_imports(b)]
             return "\n".join([*imports, block])
-    return next((block for block in blocks if block.strip() and _parses(block)), blocks[0])
+    return next((block for block in blocks if block.strip() and parses(block)), blocks[0])
 
 
 def completion_from_answer(answer: str, *, prompt: str = "", entry_point: str = "") -> str:
@@ -57,7 +57,7 @@ def completion_from_answer(answer: str, *, prompt: str = "", entry_point: str = 
     if defines(code, entry_point) or re.search(rf"^\s*def {re.escape(entry_point)}\b", code, re.M):
         return "\n" + code.strip("\n") + "\n"
     # Without a fence, what looks like chat may be a body with its indentation in disorder.
-    whole = "" if _FENCE.search(answer) else answer.replace("\r\n", "\n")
+    whole = "" if FENCE.search(answer) else answer.replace("\r\n", "\n")
     return _as_body(whole) or _as_body(code) or textwrap.indent(code, "    ") + "\n"
 
 
@@ -74,6 +74,15 @@ def defines(code: str, name: str) -> bool:
     )
 
 
+def parses(code: str) -> bool:
+    """Whether this Python can parse `code`."""
+    try:
+        ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
+
+
 def _as_body(code: str) -> str | None:
     """`code` indented to be a function's body, None where it cannot be one.
 
@@ -86,14 +95,14 @@ def _as_body(code: str) -> str | None:
     inner = list(itertools.takewhile(lambda line: not line or line[0].isspace(), lines))
     for attempt in (lines, as_the_rest, inner):
         body = textwrap.indent(textwrap.dedent("\n".join(attempt)), "    ")
-        if body.strip() and _parses(f"def _():\n{body}"):
+        if body.strip() and parses(f"def _():\n{body}"):
             return body + "\n"
     return None
 
 
 def _without_chat(answer: str) -> str:
     """The longest run of lines that parses, from a line that looks like code; else the answer."""
-    if _parses(answer):
+    if parses(answer):
         return answer
     lines = answer.split("\n")
     for start, line in enumerate(lines):
@@ -101,7 +110,7 @@ def _without_chat(answer: str) -> str:
             continue
         for end in range(len(lines), start, -1):
             code = "\n".join(lines[start:end])
-            if _parses(code):
+            if parses(code):
                 return code
         return "\n".join(lines[start:])
     return answer
@@ -113,11 +122,3 @@ def _is_imports(code: str) -> bool:
     except (SyntaxError, ValueError):
         return False
     return bool(body) and all(isinstance(node, ast.Import | ast.ImportFrom) for node in body)
-
-
-def _parses(code: str) -> bool:
-    try:
-        ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
