@@ -19,6 +19,7 @@ import collections
 import contextlib
 import dataclasses
 import json
+import math
 import socket
 import threading
 import time
@@ -369,9 +370,9 @@ class FakeClock:
         return self._now_s
 
     def sleep(self, seconds: float) -> None:
-        """Passes time."""
+        """Passes time: at least the least that a float can show, or waiting would never end."""
         assert seconds >= 0
-        self._now_s += seconds
+        self._now_s = max(self._now_s + seconds, math.nextafter(self._now_s, math.inf))
 
     def advance_to(self, moment_s: float) -> None:
         """Passes time until `moment_s`, if that is not over yet."""
@@ -452,12 +453,13 @@ class FakeAnswerer:
         if self.is_idle:
             return []
         deadline = self.clock.now() + max(timeout_s, self._poll_s)
-        self.clock.sleep(self._poll_s)
+        if self._poll_s:
+            self.clock.sleep(self._poll_s)
         deltas, self._untold = self._untold, []
         while not deltas:
             moment = self._next_moment()
             if moment is None or moment > deadline:
-                self.clock.advance_to(deadline)
+                self.clock.sleep(max(deadline - self.clock.now(), 0.0))
                 break
             self.clock.advance_to(moment)
             deltas += self._due()
