@@ -31,6 +31,7 @@ from coderllm_jax.training.run_folder import RunFolder, read_json
 
 _log = logging.getLogger(__name__)
 _NOT_SCALARS = ("step", "time")
+_EVENTS = "events.out.tfevents.*"
 
 
 def open_writers(
@@ -146,6 +147,33 @@ class CluWriter:
     def close(self) -> None:
         """Flushes and closes the event file."""
         self._writer.close()
+
+
+def write_clu_scalars(folder: Path, scalars: Mapping[str, float], *, step: int = 0) -> None:
+    """Writes named scalars as CLU (TensorBoard) summaries; earlier events in `folder` go.
+
+    For results that are made again as a whole: a second evaluation takes the first one's place,
+    where TensorBoard would draw both at the same step. What cannot be written is a warning, because
+    the figures themselves lie elsewhere.
+    """
+    try:
+        earlier = list(folder.glob(_EVENTS)) if folder.is_dir() else []
+        _write_events(folder, scalars, step)
+        for path in earlier:
+            path.unlink(missing_ok=True)
+    except Exception as error:  # noqa: BLE001 - TensorFlow raises many kinds
+        reason = redact(f"{type(error).__name__}: {error}")
+        _log.warning("%s: CLU summaries were not written: %s", folder, reason)
+
+
+def _write_events(folder: Path, scalars: Mapping[str, float], step: int) -> None:
+    import tensorflow as tf
+    from clu.metric_writers import SummaryWriter
+
+    tf.config.set_visible_devices([], "GPU")  # see CluWriter
+    writer = SummaryWriter(str(folder))
+    writer.write_scalars(step, dict(scalars))
+    writer.close()
 
 
 class WandbWriter:

@@ -56,11 +56,22 @@ padding:8px 10px;max-height:340px;overflow-y:auto}
 .shares{display:flex;flex-wrap:wrap;gap:4px 18px;font-size:.88rem}
 .shares i{display:inline-block;width:11px;height:11px;border-radius:3px;background:var(--c);
 margin-right:6px}
+.rows .group{font-weight:600;font-size:.86rem;margin-top:8px}
+.row{display:grid;grid-template-columns:minmax(84px,9.5rem) 1fr minmax(88px,13rem);gap:0 12px;
+align-items:center;font-size:.86rem;line-height:1.3}
+.row .name{overflow-wrap:anywhere}.row .words{font-variant-numeric:tabular-nums}
+.chart svg.track{width:100%;height:24px;overflow:visible}.tall svg.track{height:46px}
+svg.track text{font-size:11px}.track rect{fill:var(--c)}.whisker{stroke:var(--c);stroke-width:2}
+.rows .legend i{display:inline-block;width:11px;height:11px;border-radius:3px;background:var(--c);
+margin-right:5px}
+.wide{overflow-x:auto}.wide td,.wide th{white-space:nowrap}.wide th:first-child{white-space:normal}
 ul.advice{list-style:none;padding:0;margin:0;display:grid;gap:10px}.advice .card{margin:0}
 details{margin-top:14px}summary{cursor:pointer;font-weight:600}
 footer{margin-top:3rem;color:var(--muted);font-size:.85rem}
 @media(max-width:560px){body{padding:16px 12px 48px}svg text{font-size:17px}
-.tile b{font-size:1.15rem}.tiles{grid-template-columns:repeat(2,1fr)}}
+.tile b{font-size:1.15rem}.tiles{grid-template-columns:repeat(2,1fr)}
+.row{grid-template-columns:1fr auto}.row .name{order:0}.row .words{order:1;text-align:right}
+.row .track{order:2;grid-column:1/-1}}
 @media print{.card,.chart,.tile{break-inside:avoid}pre{max-height:none}}
 """
 
@@ -110,6 +121,36 @@ def table(rows: Iterable[tuple[Any, Any]]) -> str:
         + "".join(f"<tr><th>{text(name)}</th><td>{text(value)}</td></tr>" for name, value in rows)
         + "</table>"
     )
+
+
+def grid_table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
+    """Columns under a head; it scrolls by itself where the page is narrower. "" without rows."""
+    body = "".join(
+        f"<tr><th>{text(row[0])}</th>{''.join(f'<td>{text(cell)}</td>' for cell in row[1:])}</tr>"
+        for row in rows
+    )
+    if not body:
+        return ""
+    heads = "".join(f"<th>{text(cell)}</th>" for cell in head)
+    return f'<div class="wide"><table><tr>{heads}</tr>{body}</table></div>'
+
+
+def side_by_side(title: str, columns: Iterable[tuple[str, Any]], *, under: str = "") -> str:
+    """A card with long texts beside one another: (what it is, its words); `under` is one line."""
+    answers = "".join(
+        f"<div><h4>{text(name)}</h4><pre>{text(words) or '&nbsp;'}</pre></div>"
+        for name, words in columns
+    )
+    line = f'<p class="muted">{text(under)}</p>' if under else ""
+    return (
+        f'<div class="card"><h3>{text(title)}</h3>{line}<div class="answers">{answers}</div></div>'
+    )
+
+
+def notes_list(notes: Iterable[str]) -> str:
+    """Sentences as a list; "" where there are none."""
+    items = "".join(f"<li>{text(note)}</li>" for note in notes)
+    return f'<ul class="notes">{items}</ul>' if items else ""
 
 
 def shares(parts: Sequence[tuple[str, float, str]]) -> str:

@@ -1,0 +1,154 @@
+"""The page of an evaluation, made from results.json and samples.jsonl alone.
+
+results.json ──┐
+samples.jsonl ─┴──► report/index.html   one file, opens offline
+
+A suite that this page knows nothing about is shown by its figures and its notes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from coderllm_jax.monitoring.progress import clock
+from coderllm_jax.reporting.evaluation_figures import (
+    NONE,
+    Figure,
+    gate_of,
+    name_in_words,
+    read_figures,
+)
+from coderllm_jax.reporting.page import notes_list, page, section, table, text, tiles, unfold
+from coderllm_jax.reporting.quality_sections import answer_sections, code_sections
+from coderllm_jax.reporting.service_sections import (
+    performance_sections,
+    plain_sections,
+    regression_sections,
+    robustness_sections,
+)
+
+_SECTIONS: dict[str, Callable[[Mapping[str, Any], Sequence[Mapping[str, Any]]], str]] = {
+    "code_generation": code_sections,
+    "qa_accuracy": answer_sections,
+    "performance": performance_sections,
+    "robustness": robustness_sections,
+    "regression": regression_sections,
+}
+# Suite, figure, what to call it.
+_HEADLINES = (
+    ("code_generation", "human_eval/pass@1", "HumanEval pass@1"),
+    ("code_generation", "hand_written/pass@1", "Hand-written pass@1"),
+    ("qa_accuracy", "seen/fact_f1", "Fact F1, seen"),
+    ("qa_accuracy", "unseen/fact_f1", "Fact F1, unseen"),
+    ("performance", "closed/1/time_to_first_token_s/p50", "First token, p50"),
+    ("performance", "closed/16/tokens_out_per_s", "Tokens/s, 16 in flight"),
+    ("robustness", "survival/passed", "Survived"),
+    ("robustness", "repetition/identical", "Same when repeated"),
+)
+
+
+def write_evaluation_report(
+    folder: Path, content: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]
+) -> Path:
+    """Writes report/index.html, whole or not at all; returns its path.
+
+    content: what results.json holds. samples: rows of samples.jsonl.
+    """
+    path = folder / "report" / "index.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    # Answers may hold what is no Unicode; the page must be written all the same.
+    html = render(content, samples).encode("utf-8", "backslashreplace")
+    unfinished.write_bytes(html)
+    unfinished.replace(path)
+    return path
+
+
+def render(content: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> str:
+    """The page's HTML."""
+    manifest, suites = content.get("manifest", {}), content.get("suites", {})
+    name = manifest.get("answerer", {}).get("name") or manifest.get("samples") or "evaluation"
+    return page(
+        f"{name}: evaluation",
+        [
+            _header(name, content),
+            _headline(suites),
+            *(_section(suite, suites[suite], samples) for suite in suites),
+            section("The evaluation", _provenance(content), _raw(content)),
+            "<footer>Made by coderllm_jax from this folder's results.json and samples.jsonl."
+            "</footer>",
+        ],
+    )
+
+
+def _header(name: str, content: Mapping[str, Any]) -> str:
+    gate = gate_of(content)
+    state = {"passed": "good", "failed": "bad"}.get(gate, "muted")
+    judged = (
+        f' · regression gate <b class="{state}">{text(name_in_words(gate))}</b>' if gate else ""
+    )
+    took = sum(suite.get("wall_s", 0.0) for suite in content.get("suites", {}).values())
+    return (
+        f"<header><h1>{text(name)}</h1><p>{text(content.get('status', ''))} in "
+        f"{clock(took)} · {text(content.get('manifest', {}).get('created', ''))}{judged}</p>"
+        "</header>"
+    )
+
+
+def _headline(suites: Mapping[str, Any]) -> str:
+    found = []
+    for suite, name, title in _HEADLINES:
+        figure = read_figures(suites.get(suite, {})).get(name)
+        if figure is not None:
+            found.append((title, figure.in_words(), _under(figure)))
+    return tiles(found) if found else ""
+
+
+def _under(figure: Figure) -> str:
+    around = figure.interval_in_words()
+    return f"{around}, n = {figure.num_items:,}" if around else f"n = {figure.num_items:,}"
+
+
+def _section(name: str, suite: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> str:
+    rows = [row for row in samples if row.get("suite") == name]
+    body = _SECTIONS.get(name, plain_sections)(suite, rows)
+    details = json.dumps(suite.get("details", {}), indent=1, ensure_ascii=False)
+    return section(
+        name_in_words(name),
+        notes_list(suite.get("notes", ())),
+        body,
+        unfold("All figures of this suite", plain_sections(suite, rows))
+        if name in _SECTIONS and suite.get("figures")
+        else "",
+        unfold("Its details, as results.json has them", f"<pre>{text(details)}</pre>"),
+    )
+
+
+def _provenance(content: Mapping[str, Any]) -> str:
+    manifest = content.get("manifest", {})
+    answerer, devices = manifest.get("answerer", {}), manifest.get("devices", {})
+    items = manifest.get("items", {})
+    rows = [
+        ("answered by", answerer.get("name") or manifest.get("samples", NONE)),
+        *((name, _plain(value)) for name, value in answerer.items() if name != "name"),
+        ("questions", _plain(items)),
+        ("devices", _plain(devices)),
+        ("commit", manifest.get("commit") or "not a checkout"),
+        ("versions", _plain(manifest.get("versions", {}))),
+        ("results sha256", content.get("results_sha256", "")),
+    ]
+    return table((name, value) for name, value in rows if value)
+
+
+def _raw(content: Mapping[str, Any]) -> str:
+    config = json.dumps(content.get("manifest", {}).get("config", {}), indent=1, default=str)
+    return unfold("The configuration", f"<pre>{text(config)}</pre>")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_plain(each)}" for name, each in value.items())
+    return str(value)

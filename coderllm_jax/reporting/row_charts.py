@@ -1,0 +1,266 @@
+"""Charts with a row for each thing: its name, a drawing, and its figures in words.
+
+    seen     ────●────          0.412  0.331 to 0.490      interval_chart  a dot and its interval
+    unseen       ──●──          0.221  0.150 to 0.300
+    1        ▓▓▓▓▒▒░            1.2 s  2.0 s  2.4 s        bar_chart       percentiles in one bar
+    seen     ▁▂▅▇▃▁             median 0.41                histogram       how values are spread
+
+Every figure is written beside its drawing, so that nothing is to be read off an axis and nothing
+is lost on paper or to who cannot see it. Names and figures are the page's own text, which wraps
+and keeps its size on a phone; only the drawing between them stretches. Colours: see `chart`.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeGuard
+
+from coderllm_jax.reporting.chart import nice_ticks, short_number
+from coderllm_jax.reporting.page import text
+
+_NONE = "\u2013"
+# The drawing's first and last hundredths stay free for dots at the ends.
+_LEFT, _WIDTH = 1.5, 97.0
+_OPACITIES = (1.0, 0.5, 0.25, 0.15)
+Show = Callable[[float], str]
+
+
+class Interval(NamedTuple):
+    """A figure with its interval, both of which may be missing; `under` says what it rests on."""
+
+    name: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    under: str = ""
+    color: int = 0
+
+
+class Bar(NamedTuple):
+    """One figure, or several that grow (p50, p95, p99), drawn over one another."""
+
+    name: str
+    values: Sequence[float | None]
+    color: int = 0
+
+
+class Spread(NamedTuple):
+    """Values of one kind, such as the scores of all answers."""
+
+    name: str
+    values: Sequence[float]
+    color: int = 0
+
+
+class Group(NamedTuple):
+    """Rows that belong together, under a heading; "" for none."""
+
+    name: str
+    rows: Sequence[Interval]
+
+
+def interval_chart(
+    title: str,
+    groups: Iterable[Group],
+    *,
+    show: Show = short_number,
+    low: float | None = None,
+    high: float | None = None,
+    mark: float | None = None,
+) -> str:
+    """Dots with whiskers on one axis; "" where there is no figure at all.
+
+    low, high: the axis' ends, by default those of the figures. mark: a level, such as 0 for "no
+    difference", that is drawn through all rows.
+    """
+    groups = [group for group in groups if group.rows]
+    rows = [row for group in groups for row in group.rows]
+    numbers = [n for row in rows for n in (row.value, row.low, row.high) if _is_drawn(n)]
+    if not any(_is_drawn(row.value) for row in rows):
+        return ""
+    axis = _Axis.around([*numbers, *([] if mark is None else [mark])], low, high)
+    lines = axis.lines(mark)
+    parts = []
+    for group in groups:
+        if group.name:
+            parts.append(f'<div class="group">{text(group.name)}</div>')
+        parts += [
+            _row(row.name, lines + _whisker(row, axis), _interval_in_words(row, show))
+            for row in group.rows
+        ]
+    return _figure(title, [*parts, axis.labels(show)])
+
+
+def bar_chart(
+    title: str,
+    bars: Sequence[Bar],
+    *,
+    show: Show = short_number,
+    names: Sequence[str] = (),
+) -> str:
+    """Bars from zero; "" where there is nothing to draw. names: of a bar's values, as a legend."""
+    numbers = [value for bar in bars for value in bar.values if _is_drawn(value)]
+    if not numbers:
+        return ""
+    axis = _Axis.around([0.0, *numbers], None, None)
+    parts = [
+        _row(bar.name, axis.lines() + _bars(bar, axis, show), _figures_in_words(bar.values, show))
+        for bar in bars
+    ]
+    legend = "".join(
+        f'<span><i style="--c:var(--series-{bars[0].color});opacity:{opacity}"></i>'
+        f"{text(name)}</span>"
+        for name, opacity in zip(names, _OPACITIES, strict=False)
+    )
+    return _figure(title, [*parts, axis.labels(show)], legend)
+
+
+def histogram(
+    title: str,
+    spreads: Sequence[Spread],
+    *,
+    low: float,
+    high: float,
+    num_bins: int = 20,
+    show: Show = short_number,
+) -> str:
+    """How values are spread over [low, high]; those beyond count at its ends."""
+    drawn = [
+        spread._replace(values=[value for value in spread.values if math.isfinite(value)])
+        for spread in spreads
+    ]
+    drawn = [spread for spread in drawn if spread.values]
+    if not drawn or not high > low:
+        return ""
+    axis = _Axis(low, high)
+    parts = [
+        _row(
+            spread.name,
+            axis.lines() + _columns(spread, axis, num_bins),
+            f"<b>{text(show(statistics.median(spread.values)))}</b> "
+            f'<span class="muted">median of {len(spread.values):,}</span>',
+            kind="tall",
+        )
+        for spread in drawn
+    ]
+    return _figure(title, [*parts, axis.labels(show)])
+
+
+class _Axis(NamedTuple):
+    """What part of the numbers is shown, in percent of the drawing's width."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def around(cls, numbers: Sequence[float], low: float | None, high: float | None) -> _Axis:
+        first = min(numbers) if low is None else low
+        last = max(numbers) if high is None else high
+        if not last > first:
+            return cls(first, first + (abs(first) or 1.0))
+        return cls(first, last)
+
+    def x(self, value: float) -> float:
+        part = (value - self.low) / (self.high - self.low)
+        return round(_LEFT + _WIDTH * min(max(part, 0.0), 1.0), 2)
+
+    def lines(self, mark: float | None = None) -> str:
+        lines = [
+            f'<line class="grid" x1="{self.x(tick)}%" x2="{self.x(tick)}%" y1="0" y2="100%"/>'
+            for tick in nice_ticks(self.low, self.high)
+        ]
+        if mark is not None:
+            x = self.x(mark)
+            lines.append(f'<line class="axis" x1="{x}%" x2="{x}%" y1="0" y2="100%"/>')
+        return "".join(lines)
+
+    def labels(self, show: Show) -> str:
+        labels = []
+        for tick in nice_ticks(self.low, self.high):
+            x = self.x(tick)
+            anchor = "start" if x < 5 else "end" if x > 95 else "middle"
+            labels.append(f'<text x="{x}%" y="12" text-anchor="{anchor}">{text(show(tick))}</text>')
+        return _row("", "".join(labels), "")
+
+
+def _whisker(row: Interval, axis: _Axis) -> str:
+    if not _is_drawn(row.value):
+        return ""
+    style = f'style="--c:var(--series-{row.color})"'
+    drawn = ""
+    if _is_drawn(row.low) and _is_drawn(row.high):
+        low, high = axis.x(row.low), axis.x(row.high)
+        drawn = f'<line class="whisker" {style} x1="{low}%" x2="{high}%" y1="50%" y2="50%"/>'
+        drawn += "".join(
+            f'<line class="whisker" {style} x1="{x}%" x2="{x}%" y1="25%" y2="75%"/>'
+            for x in (low, high)
+        )
+    return f'{drawn}<circle {style} cx="{axis.x(row.value)}%" cy="50%" r="4.5"/>'
+
+
+def _bars(bar: Bar, axis: _Axis, show: Show) -> str:
+    drawn = [value for value in bar.values if _is_drawn(value)]
+    start = axis.x(0.0)
+    # The longest first, so that the shorter ones lie upon it.
+    return "".join(
+        f'<rect style="--c:var(--series-{bar.color});opacity:{opacity}" x="{start}%" y="22%" '
+        f'width="{max(axis.x(value) - start, 0.3):.2f}%" height="56%">'
+        f"<title>{text(show(value))}</title></rect>"
+        for value, opacity in sorted(
+            zip(drawn, _OPACITIES, strict=False), key=lambda pair: -pair[0]
+        )
+    )
+
+
+def _columns(spread: Spread, axis: _Axis, num_bins: int) -> str:
+    counts = [0] * num_bins
+    for value in spread.values:
+        part = (value - axis.low) / (axis.high - axis.low)
+        counts[min(max(int(part * num_bins), 0), num_bins - 1)] += 1
+    tallest = max(counts)
+    width = _WIDTH / num_bins
+    return "".join(
+        f'<rect style="--c:var(--series-{spread.color})" x="{_LEFT + i * width:.2f}%" '
+        f'y="{100 - 94 * count / tallest:.1f}%" width="{width * 0.9:.2f}%" '
+        f'height="{94 * count / tallest:.1f}%"><title>{count}</title></rect>'
+        for i, count in enumerate(counts)
+        if count
+    )
+
+
+def _row(name: str, drawing: str, words: str, *, kind: str = "") -> str:
+    return (
+        f'<div class="row {kind}"><span class="name">{text(name)}</span>'
+        f'<svg class="track" aria-hidden="true">{drawing}</svg>'
+        f'<span class="words">{words}</span></div>'
+    )
+
+
+def _interval_in_words(row: Interval, show: Show) -> str:
+    if row.value is None:
+        return f'<b>{_NONE}</b> <span class="muted">{text(row.under)}</span>'
+    around = ""
+    if row.low is not None and row.high is not None:
+        around = f"{show(row.low)} to {show(row.high)}"
+    beside = " · ".join(part for part in (around, row.under) if part)
+    return f'<b>{text(show(row.value))}</b> <span class="muted">{text(beside)}</span>'
+
+
+def _figures_in_words(values: Sequence[float | None], show: Show) -> str:
+    words = [_NONE if value is None else show(value) for value in values]
+    rest = "".join(f' <span class="muted">{text(word)}</span>' for word in words[1:])
+    return f"<b>{text(words[0])}</b>{rest}" if words else ""
+
+
+def _figure(title: str, rows: Sequence[str], legend: str = "") -> str:
+    return (
+        f'<figure class="chart rows"><figcaption>{text(title)}'
+        f'<span class="legend">{legend}</span></figcaption>{"".join(rows)}</figure>'
+    )
+
+
+def _is_drawn(value: float | None) -> TypeGuard[float]:
+    # Far beyond any figure, and far from where the axis' arithmetic would overflow.
+    return value is not None and math.isfinite(value) and abs(value) < 1e100
