@@ -43,7 +43,8 @@ def perturb(
 
     Equal to `text` where there is nothing to disturb, such as a question without a word of prose.
     """
-    chance = random.Random(stable_hash(f"{seed}:{perturbation.name}:{text}"))  # noqa: S311 - no secret
+    identity = f"{seed}:{perturbation.name}:{text!a}"  # in ASCII: the text may be no valid Unicode
+    chance = random.Random(stable_hash(identity))  # noqa: S311 - no secret
     return perturbation.rewrite(text, chance, protected)
 
 
