@@ -5,53 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
+from coderllm_jax.config.generation import EndpointSection, GenerationSection, PromptSection
 from coderllm_jax.config.schema import Config, Section, option, section
 from coderllm_jax.config.training import ModelSection
 from coderllm_jax.errors import ConfigError
 
 SUITES = ("code_generation", "qa_accuracy", "performance", "robustness", "regression")
 CODE_SETS = ("human_eval", "hand_written", "items")
-
-
-@dataclasses.dataclass(frozen=True)
-class EndpointSection(Section):
-    url: str = option(
-        "",
-        "Base address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1; it is then "
-        "what is evaluated, and model_path is not loaded.",
-    )
-    model: str = option("", "The model's name at that server; empty: the first that it lists.")
-    api_key_variable: str = option(
-        "OPENAI_API_KEY", "Name of the variable that holds its key, if it wants one."
-    )
-    max_in_flight: int = option(16, "Requests under way at once.", low=1, high=1024)
-    timeout_s: float = option(300.0, "Seconds after which a request counts as failed.", low=0.1)
-
-
-@dataclasses.dataclass(frozen=True)
-class GenerationSection(Section):
-    num_slots: int = option(16, "Answers generated side by side.", low=1, high=1024)
-    max_length: int = option(
-        1024, "Tokens of prompt and answer together; longer prompts are refused.", low=32
-    )
-    precision: str = option(
-        "auto",
-        "Number formats. auto: mixed on CPUs that multiply bfloat16, bfloat16 on accelerators.",
-        choices=("auto", "float32", "mixed", "bfloat16"),
-    )
-    merge: bool = option(True, "Whether an adapter is added to the weights before generation.")
-    platform: str = option("auto", "Device kind.", choices=("auto", "cpu", "gpu", "tpu"))
-
-
-@dataclasses.dataclass(frozen=True)
-class PromptSection(Section):
-    style: str = option(
-        "auto",
-        "How a question becomes a prompt. auto: chat turns for a trained or instruction-tuned "
-        "model, plain text with examples for a pretrained one.",
-        choices=("auto", "chat", "few_shot"),
-    )
-    shots: int = option(2, "Examples in a few-shot prompt, from the training rows.", low=0, high=32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +22,7 @@ class CodeSection(Section):
         "that have tests.",
         choices=CODE_SETS,
     )
+    hand_written_path: str = option("data/questions.jsonl", "The hand-written tasks.")
     max_problems: int = option(0, "Problems of each set; 0: all.", low=0)
     num_samples: int = option(1, "Answers for each problem.", low=1, high=1000)
     k: tuple[int, ...] = option((1,), "The k of pass@k; at most num_samples is defined.")
@@ -116,7 +77,7 @@ class LoadSection(Section):
     rates_per_s: tuple[float, ...] = option(
         (), "Open loop: Poisson arrivals a second; empty: half of the best closed loop's rate."
     )
-    requests: int = option(32, "Requests of each measurement.", low=1)
+    requests: int = option(80, "Requests of each measurement; a 95th percentile needs 72.", low=1)
     warmup_requests: int = option(2, "Requests before that, which do not count.", low=0)
     max_new_tokens: int = option(32, "Tokens of each answer.", low=2)
     max_seconds: float = option(60.0, "Longest measurement; what is done by then counts.", low=1)
@@ -136,6 +97,9 @@ class LoadSection(Section):
 class RobustnessSection(Section):
     max_items: int = option(24, "Questions that are disturbed, each in every way.", low=1)
     max_new_tokens: int = option(64, "Longest answer, in tokens.", low=1)
+    consistency_items: int = option(
+        8, "Questions asked again: repeated, in another order, each alone; 0: none.", low=0
+    )
     stress_requests: int = option(64, "Requests of the stress run; 0: none.", low=0)
     stress_seconds: float = option(60.0, "Longest stress run.", low=1)
 
@@ -152,6 +116,11 @@ class RegressionSection(Section):
     )
     alpha: float = option(
         0.05, "Chance of a false alarm over all figures together.", low=1e-6, high=0.5
+    )
+    scores: tuple[str, ...] = option(
+        ("passed", "fact_f1", "runs", "negative_log_likelihood"),
+        "Scores that may fail the gate; empty: all. The fewer there are, the smaller a drop can be "
+        "and still be noticed.",
     )
     update_baseline: bool = option(
         False, "Whether this result becomes the baseline. Also written --update-baseline."
@@ -180,10 +149,12 @@ class EvaluationConfig(Config):
     )
     workdir: str = option(
         "",
-        "Where evaluation/ is written. Empty: into the run that is evaluated, else into "
-        "runs/NAME.",
+        "Where evaluation/ is written. Empty: into the run that is evaluated, else into runs/NAME.",
     )
     items_path: str = option("data/evaluation", "Evaluation items, as `prepare` writes them.")
+    reuse: bool = option(
+        True, "Whether answers and results of an earlier, equal evaluation are taken over."
+    )
     seed: int = option(0, "Seeds sampling, order and resampling.", low=0, high=2**31 - 1)
     clu: bool = option(True, "Whether CLU (TensorBoard) summaries are written.")
 
@@ -200,9 +171,7 @@ class EvaluationConfig(Config):
 
     def check(self) -> None:
         if not self.benchmark_suite:
-            raise ConfigError(
-                f"benchmark_suite is empty; name at least one of {', '.join(SUITES)}"
-            )
+            raise ConfigError(f"benchmark_suite is empty; name at least one of {', '.join(SUITES)}")
         if not (self.model_path or self.endpoint.url or self.samples):
             raise ConfigError(
                 "there is nothing to evaluate; set model_path, endpoint.url or samples"

@@ -141,6 +141,28 @@ def encode_query(tokenizer: Tokenizer, query: Query, style: PromptStyle) -> npt.
     return encode_few_shot(tokenizer, shots, question=f"{system}{turns[-1].content}").ids
 
 
+def encode_reference(
+    tokenizer: Tokenizer, query: Query, style: PromptStyle, reference: str
+) -> Encoded:
+    """A query's prompt followed by an answer to be scored, with what ends it where a style has it.
+
+    The prompt is `encode_query`'s, id for id; supervised is the answer alone.
+    """
+    prompt = encode_query(tokenizer, query, style)
+    if query.continues:
+        pieces = [_Piece(reference, supervised=True)]
+    elif style.kind == "chat":
+        end = _Controls.of(tokenizer).end_of_answer
+        pieces = [_Piece(reference, supervised=True), end]
+    else:
+        pieces = [_Piece(f" {reference}", supervised=True), _Piece(FEW_SHOT_STOP, supervised=True)]
+    answer = _encode(tokenizer, [pieces])[0]
+    return Encoded(
+        np.concatenate([prompt, answer.ids]),
+        np.concatenate([np.zeros(len(prompt), np.bool_), answer.supervised]),
+    )
+
+
 def stops_of(query: Query, style: PromptStyle) -> tuple[str, ...]:
     """The texts that end the answer: the query's own, and the style's."""
     if query.continues or style.kind == "chat":

@@ -24,6 +24,7 @@ from typing import Any
 
 from coderllm_jax.config.evaluation import CodeSection
 from coderllm_jax.data.files import find_files, iterate_records
+from coderllm_jax.data.prepared import read_evaluation_items
 from coderllm_jax.errors import DataError
 from coderllm_jax.evaluation.asking import AnswerProgress, Kept, read_kept
 from coderllm_jax.evaluation.code_metrics import pass_at_k_estimate
@@ -147,9 +148,7 @@ def judge_kept(
     """
     known = read_kept(path, "verdict")
     keys = [_key(tasks[sample["task_id"]], sample, section.timeout_s) for sample in samples]
-    missing = {
-        key: sample for key, sample in zip(keys, samples, strict=True) if key not in known
-    }
+    missing = {key: sample for key, sample in zip(keys, samples, strict=True) if key not in known}
     fresh: dict[str, Verdict] = {}
     if missing:
         judged = judge_samples(
@@ -213,8 +212,10 @@ def summarize_code(
             "causes": dict(Counter(row["cause"] for row in of_set if row["cause"]).most_common()),
         }
         if refused:
-            notes.append(f"{name}: {len(refused)} programs were not executed: "
-                         f"{refused[0]['reason'][:_LETTERS_SHOWN]}")
+            notes.append(
+                f"{name}: {len(refused)} programs were not executed: "
+                f"{refused[0]['reason'][:_LETTERS_SHOWN]}"
+            )
         counts = Counter(row["task_id"] for row in judged)
         passed = Counter(row["task_id"] for row in judged if row["verdict"] == "passed")
         pairs = [(counts[task], passed[task]) for task in counts]
@@ -226,6 +227,7 @@ def summarize_code(
         details={**details, "sets": sets},
         samples=list(rows),
         notes=notes,
+        is_whole=not any(row["verdict"] == "refused" for row in rows),
     )
 
 
@@ -241,13 +243,13 @@ def _choose(
             # Without its last line break, which belongs to the token that the body begins with.
             beginning = task.prompt.rstrip()
             yield Problem("human_eval", task, beginning if continues else question, continues)
-    hand_written = [item for item in items if item.id.startswith("hand:")]
-    others = [item for item in items if not item.id.startswith("hand:")]
-    for name, group in (("hand_written", hand_written), ("items", others)):
-        if name in section.sets:
-            questions = {item.id: item.question for item in group}
-            for task in first(tasks_from_items(group)):
-                yield Problem(name, task, questions[task.task_id], is_continued=False)
+    for name in ("hand_written", "items"):
+        if name not in section.sets:
+            continue
+        group = read_evaluation_items(section.hand_written_path) if name != "items" else items
+        questions = {item.id: item.question for item in group}
+        for task in first(tasks_from_items(group)):
+            yield Problem(name, task, questions[task.task_id], is_continued=False)
 
 
 def _query(problem: Problem, section: CodeSection, number: int, *, seed: int) -> Query:

@@ -165,7 +165,7 @@ def _judge(task: CodeTask, exam: _Exam, completion: str, timeout_s: int) -> Verd
 def _run_exam(exam: _Exam, program: str, timeout_s: int) -> _Outcome:
     """Runs candidate and examiner side by side until there is a verdict or no time left."""
     libraries = imported_libraries(program) | exam.libraries
-    limits = _limits(libraries, timeout_s)
+    limits = limits_for(libraries, timeout_s)
     patient = dataclasses.replace(limits, cpu_s=max(limits.cpu_s, _EXAMINER_CPU_S))
     with contextlib.ExitStack() as running:
         verdict, verdict_end = os.pipe()
@@ -217,7 +217,7 @@ def _run_exam(exam: _Exam, program: str, timeout_s: int) -> _Outcome:
         return _Outcome("error", "exit", f"the program ended its process ({_ending(code)})")
 
 
-def _limits(libraries: frozenset[str], timeout_s: int) -> Limits:
+def limits_for(libraries: frozenset[str], timeout_s: int) -> Limits:
     """Room for what a program imports: JAX reserves gigabytes and compiles for seconds."""
     if libraries <= {"numpy"}:
         return Limits(cpu_s=timeout_s, wall_s=4.0 * timeout_s + 3.0)

@@ -18,9 +18,11 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from coderllm_jax.records import Estimate
+from coderllm_jax.training.run_folder import plain, write_json
 
 # Their figures are times and loads.
 CLOCKED_SUITES = frozenset({"performance"})
@@ -35,6 +37,7 @@ class SuiteResult:
     is worth keeping, as JSON. samples: rows of samples.jsonl; each has "suite", "id" and what it
     was asked and answered, "scores" (name → number) for paired statistics, and for code "verdict".
     notes: sentences for a person. unstable: names of figures that depend on the clock or the load.
+    is_whole: False where something was missing that may be there next time, such as the sandbox.
     """
 
     name: str
@@ -43,6 +46,7 @@ class SuiteResult:
     samples: Sequence[Mapping[str, Any]] = ()
     notes: Sequence[str] = ()
     unstable: frozenset[str] = frozenset()
+    is_whole: bool = True
     wall_s: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
@@ -52,8 +56,46 @@ class SuiteResult:
             "details": dict(self.details),
             "notes": list(self.notes),
             "unstable": sorted(self.unstable),
+            "is_whole": self.is_whole,
             "wall_s": self.wall_s,
         }
+
+
+def from_json(name: str, values: Mapping[str, Any]) -> SuiteResult:
+    """The result that `to_json` wrote, with its samples where they were kept beside it."""
+    return SuiteResult(
+        name,
+        {key: Estimate(**figure) for key, figure in values["figures"].items()},
+        details=values["details"],
+        samples=values.get("samples", ()),
+        notes=values["notes"],
+        unstable=frozenset(values["unstable"]),
+        is_whole=values["is_whole"],
+        wall_s=values["wall_s"],
+    )
+
+
+def write_results(
+    folder: Path, results: Sequence[SuiteResult], manifest: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Writes samples.jsonl, then results.json; returns what the latter holds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / ".samples.jsonl.unfinished"
+    with unfinished.open("w", encoding="utf-8") as file:
+        for result in results:
+            for sample in result.samples:
+                file.write(json.dumps(plain(sample), ensure_ascii=False) + "\n")
+    unfinished.replace(folder / "samples.jsonl")
+    content = plain(
+        {
+            "status": "finished",
+            "results_sha256": results_sha256(results),
+            "manifest": dict(manifest),
+            "suites": {result.name: result.to_json() for result in results},
+        }
+    )
+    write_json(folder / "results.json", content)
+    return content
 
 
 def results_sha256(results: Sequence[SuiteResult]) -> str:

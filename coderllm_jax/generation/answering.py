@@ -8,14 +8,51 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from coderllm_jax.data.prompts import PromptStyle, encode_query, stops_of
+from coderllm_jax.config.generation import GenerationSection, PromptSection
+from coderllm_jax.data.prompts import (
+    PromptStyle,
+    encode_query,
+    encode_reference,
+    stops_of,
+)
 from coderllm_jax.errors import DataError
 from coderllm_jax.generation.engine import Completion, Engine, Request
+from coderllm_jax.generation.scoring import Score, score_text
+from coderllm_jax.generation.trained import TrainedModel
 from coderllm_jax.records import Answer, Answerer, Delta, Query
 
 # How many queries a caller hands over before it looks at what came back: enough that no slot is
 # ever empty, few enough that a list of a million is not tokenized first.
 _AHEAD = 64
+
+
+def make_local(
+    model: TrainedModel, section: GenerationSection, style: PromptStyle
+) -> LocalAnswerer:
+    """The engine over a loaded model, as an answerer. The caller may drop the model afterwards."""
+    engine = Engine(
+        model.architecture,
+        model.tokenizer,
+        model.weights,
+        model.adapters,
+        options=model.options,
+        num_slots=section.num_slots,
+        max_length=section.max_length,
+        merge=section.merge,
+    )
+    return LocalAnswerer(engine, name=model.name, style=style, model=model.identity)
+
+
+def style_for(
+    model: TrainedModel, section: PromptSection, shots: Sequence[tuple[str, str]]
+) -> PromptStyle:
+    """The style that suits the model; `shots` are used where it does not know turns."""
+    kind = section.style
+    if kind == "auto":
+        kind = "chat" if model.knows_turns else "few_shot"
+    if kind == "chat":
+        return PromptStyle("chat")
+    return PromptStyle("few_shot", tuple(shots[: section.shots]))
 
 
 class LocalAnswerer:
@@ -83,6 +120,17 @@ class LocalAnswerer:
             self._end(event.id, event.text) if event.finish else Delta(event.id, event.text)
             for event in self.engine.step()
         ]
+
+    def score_reference(self, query: Query, reference: str) -> Score:
+        """The loss of `reference` as the answer to `query`, under the same prompt and weights."""
+        encoded = encode_reference(self.engine.tokenizer, query, self.style, reference)
+        return score_text(
+            self.engine.weights,
+            encoded.ids,
+            encoded.supervised,
+            architecture=self.engine.architecture,
+            options=self.engine.options,
+        )
 
     def close(self) -> None:
         """Cancels what is going on; the weights go with the engine."""

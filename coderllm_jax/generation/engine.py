@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import numpy.typing as npt
 
@@ -112,7 +113,7 @@ class Engine:
         self.architecture, self.tokenizer = architecture, tokenizer
         self.num_slots, self.max_length = num_slots, max_length
         self._weights = program.split_layers(weights, adapters, num_layers=architecture.num_layers)
-        self._static = {"architecture": architecture, "options": options}
+        self._static: dict[str, Any] = {"architecture": architecture, "options": options}
         mesh = active_mesh()
         self._rows = row_multiple(mesh) if mesh is not None else 1
         if num_slots % self._rows:
@@ -135,6 +136,26 @@ class Engine:
         self._prefixes: collections.OrderedDict[bytes, Any] = collections.OrderedDict()
 
     # ------------------------------------------------------------------------------ requests
+
+    @property
+    def weights(self) -> program.DecodeWeights:
+        """What it answers from, for those who score texts with the same weights."""
+        return self._weights
+
+    @property
+    def options(self) -> ForwardOptions:
+        """How its forward pass is computed."""
+        return self._static["options"]
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """What answers are equal under, as JSON; two settings may differ by rounding."""
+        return {
+            "num_slots": self.num_slots,
+            "max_length": self.max_length,
+            "precision": self.options.precision.name,
+            "platform": jax.default_backend(),
+        }
 
     @property
     def is_idle(self) -> bool:

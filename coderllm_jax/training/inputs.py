@@ -188,7 +188,7 @@ def read_inputs(
             "num_dropped": tokenized.num_dropped,
             "num_truncated": tokenized.num_truncated,
             "num_evaluation_items": len(fitting),
-            "evaluation_sha256": _hash_items(fitting),
+            "evaluation_sha256": items_sha256(fitting),
             "sequence_length": length,
             "tokens": int(tokenized.examples.lengths.sum()),
             "answer_tokens": int(tokenized.examples.supervised.sum()),
@@ -224,15 +224,15 @@ def vary_kinds(items: Sequence[EvalItem]) -> list[EvalItem]:
     return [item for _, item in sorted(zip(rounds, items, strict=True), key=lambda pair: pair[0])]
 
 
-def choose_shots(examples: Sequence[Example]) -> list[tuple[str, str]]:
+def choose_shots(examples: Sequence[Example], count: int = _SHOTS) -> list[tuple[str, str]]:
     """Short examples of different kinds, to show a base model what is wanted of it."""
     shots: dict[str, tuple[str, str]] = {}
     for example in sorted(examples, key=lambda e: (len(e.question) + len(e.answer), e.question)):
         if len(example.answer) >= 20 and len(example.turns) == 2:
             shots.setdefault(example.kind or example.question, (example.question, example.answer))
-        if len(shots) == _SHOTS:
+        if len(shots) >= count:
             break
-    return list(shots.values())
+    return list(shots.values())[:count]
 
 
 def few_shot_examples(
@@ -257,7 +257,8 @@ def few_shot_examples(
     return TokenizedExamples.from_encoded(encoded)
 
 
-def _hash_items(items: Sequence[EvalItem]) -> str:
+def items_sha256(items: Sequence[EvalItem]) -> str:
+    """Digest of what is asked and of what is hoped for."""
     digest = hashlib.sha256()
     for item in items:
         digest.update(f"{item.id}\0{item.question}\0{item.answer}\0".encode(errors="surrogatepass"))
