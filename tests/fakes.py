@@ -39,7 +39,7 @@ class Chunk(NamedTuple):
     num_tokens: int = 1
 
 
-Fault = Literal["", "cut", "early_end", "garbage", "html", "error_event", "hang"]
+Fault = Literal["", "cut", "early_end", "event", "html", "hang"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Reply:
 
     service_s: how long it occupies its place; at least until the last chunk. status: other than
     200, nothing is streamed and `message` is the error. fault, after the chunks: `cut` drops the
-    connection, `early_end` ends the stream in good order but unfinished, `garbage` sends an event
-    that is no JSON, `error_event` one that holds an error, `hang` sends nothing more; `html` is a
-    page instead of a stream. usage: when the server counts tokens.
+    connection, `early_end` ends the stream in good order but unfinished, `event` sends `raw` as an
+    event before that, `hang` sends nothing more; `html` is a page instead of a stream. usage: when
+    the server counts tokens.
     """
 
     chunks: tuple[Chunk | tuple[float, str, int], ...] = (Chunk(0.0, "ok"),)
@@ -62,6 +62,7 @@ class Reply:
     message: str = "scripted"
     retry_after: str = ""
     fault: Fault = ""
+    raw: str = ""
 
     @property
     def parts(self) -> list[Chunk]:
@@ -104,7 +105,7 @@ class _Scripted:
 
 @dataclasses.dataclass
 class Served:
-    """What the server saw of one request. Times are perf_counter's, of this process."""
+    """What the server saw of one request. Times are perf_counter's; headers in lower case."""
 
     path: str
     headers: Mapping[str, str]
@@ -209,7 +210,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         endpoint = self.server.endpoint
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        served = Served(self.path, dict(self.headers), body, time.perf_counter())
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        served = Served(self.path, headers, body, time.perf_counter())
         reply, wait_for_turn = endpoint.admit(served)
         try:
             wait_for_turn()
@@ -286,7 +288,7 @@ class _Handler(BaseHTTPRequestHandler):
                 choice["logprobs"] = _logprobs(chunk, is_chat=is_chat)
             served.sent_s.append(time.perf_counter())
             self._event(event(choice, counts=continuous))
-        if self._failed(reply.fault):
+        if self._failed(reply):
             return
         end = {"delta": {}} if is_chat else {"text": ""}
         self._event(event({"index": 0, **end, "finish_reason": reply.finish}, counts=continuous))
@@ -295,21 +297,19 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(b"data: [DONE]\n\n")
         self._send(b"")
 
-    def _failed(self, fault: Fault) -> bool:
-        if fault == "cut":
+    def _failed(self, reply: Reply) -> bool:
+        if reply.fault == "cut":
             self.wfile.write(b"1000\r\ndata: {")  # a chunk of 4096 bytes, of which seven come
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
-        elif fault == "garbage":
-            self._send(b"data: {not json\n\n")
-        elif fault == "error_event":
-            self._event({"error": {"message": "scripted error in the stream", "type": "scripted"}})
-        elif fault == "hang":
+        elif reply.fault == "hang":
             self.server.endpoint.closing.wait()
             self.close_connection = True
-        if fault and fault not in ("cut", "hang"):
+        elif reply.fault:
+            if reply.fault == "event":
+                self._send(f"data: {reply.raw}\n\n".encode())
             self._send(b"")
-        return bool(fault)
+        return bool(reply.fault)
 
     def _event(self, content: Mapping[str, Any]) -> None:
         self._send(b"data: " + json.dumps(content).encode() + b"\n\n")

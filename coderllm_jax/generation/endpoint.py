@@ -23,6 +23,7 @@ set top_k, min_p or a repetition penalty where a query leaves them off.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import email.utils
 import itertools
@@ -39,6 +40,7 @@ from coderllm_jax.records import Answer, Delta, Finish, Query, TokenLogprob
 from coderllm_jax.redaction import BLOT, redact
 
 CONNECT_TIMEOUT_S = 10.0
+_CLOSE_TIMEOUT_S = 5.0
 # What passes by itself: too many requests, and a server that is starting or full.
 _PASSING = frozenset({429, 503})
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.5, 8.0
@@ -194,7 +196,7 @@ class Endpoint:
                     raise
                 wait_s = max(wait_s, _retry_after_s(error.response.headers))
                 if time.perf_counter() + wait_s > reply.started_s + self._timeout_s:
-                    raise
+                    raise _WaitError(error, wait_s) from None
                 await asyncio.sleep(wait_s)
             else:
                 self._counts_on_the_way = counts
@@ -254,9 +256,11 @@ class Endpoint:
         tasks = [reply.task for reply in self._going.values() if reply.task is not None]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._client.close()
-        await self._loop.shutdown_asyncgens()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await self._client.close()
+                await self._loop.shutdown_asyncgens()
 
 
 @dataclasses.dataclass
@@ -338,6 +342,16 @@ class _Reply:
 
 class _ProtocolError(Exception):
     """The server's reply is not what the protocol has."""
+
+
+class _WaitError(Exception):
+    """The server asks for more patience than is left of the query's time."""
+
+    def __init__(self, error: Any, wait_s: float) -> None:
+        super().__init__(
+            f"HTTP {error.status_code}: {_message(error)}; it is to be asked again after "
+            f"{wait_s:g} s, which is beyond timeout_s"
+        )
 
 
 def _logprobs(given: Any, *, is_chat: bool) -> Iterator[TokenLogprob]:
@@ -449,10 +463,10 @@ def _describe(error: BaseException, timeout_s: float) -> str:
     if isinstance(error, openai.APIStatusError):
         return f"HTTP {error.status_code}: {_message(error)}"
     if isinstance(error, openai.APIConnectionError):
-        return f"the connection failed: {_root(error)}"
+        return f"the connection failed: {_root(error)}; is a server running there?"
     if isinstance(error, openai.APIError):
         return f"the server says: {error.message}"
-    if isinstance(error, _ProtocolError):
+    if isinstance(error, _ProtocolError | _WaitError):
         return str(error)
     return f"the reply is not OpenAI's protocol: {type(error).__name__}: {error}"
 
