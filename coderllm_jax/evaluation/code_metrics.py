@@ -81,7 +81,7 @@ def code_parses(answer: str) -> bool:
     ]
     if blocks:
         return all(parses(_without_prompts(block)) for block in blocks)
-    return _is_program(_without_prompts(extract_code(answer)))
+    return is_program(_without_prompts(extract_code(answer)))
 
 
 def parse_rate(answers: Iterable[str]) -> Estimate:
@@ -97,7 +97,7 @@ def _without_prompts(code: str) -> str:
     return "\n".join(_PROMPT.sub("", line) for line in lines if _PROMPT.match(line))
 
 
-def _is_program(code: str) -> bool:
+def is_program(code: str) -> bool:
     """Whether bare text is code that parses, and not a word or two that happens to."""
     code = textwrap.dedent(code)
     if not parses(code):

@@ -1,15 +1,90 @@
-"""Fact F1 (first version)."""
+"""Fact F1: what an answer says of what it should, against what it says that nothing supports.
+
+    question   What should I pass as momentum to optax.lars?
+    reference  Decay rate for momentum. The default is `0.9`.
+    facts      0.9   decay
+    answer     The momentum's decay, `0.99` unless you set `nesterov`.
+               found   decay                              recall     1 / (1 found + 1 missed)
+               missed  0.9                                precision  1 / (1 found + 2 wrong)
+               wrong   0.99   nesterov                    F1         2 / (2 + 1 + 2) = 0.4
+
+**Found** is a fact whose tokens stand in the answer side by side: `b1` is not found in `b10`, nor
+`0` in `0.9`. Numbers are equal by value (`1e-8` and `1e-08`), quotes alike. What the reference has
+as code is found as it is written; any other word in any case and number (`Updates`, `update`).
+What the question says already is found only in code that says more than the question does; a plain
+word that the question says is no fact.
+
+**Wrong** is a claim that neither reference, facts nor question make: each number, `True`, `False`,
+`None`, name in inline code, and each name that looks like one (under_scores, CamelCase, dotted,
+called, `keyword=`) counts once. What reference or question say beside the facts neither earns nor
+costs. Plain words are free, or a right answer in other words would be wrong, but only the first
+40 that are new: beyond them each is a claim, or a list of all words would find every fact.
+
+What programs (fenced code) in an answer do depends on what was asked for, as the reference shows:
+
+    reference           programs
+    is a program        find facts; their names are free as words are, their numbers and strings
+                        always: whether a program takes the right ones shows when it runs
+    has all facts in    are read as inline code: find facts, make claims
+    inline code
+    is prose            illustrate: neither find nor claim
+
+Covers: names, arguments, defaults, rare words; lists of everything; fitting facts into wrong ones.
+Does not cover: which default belongs to which argument, negation, right claims that the reference
+does not make (they cost precision), wrong claims in plain words, wrong arguments in programs.
+"""
 
 from __future__ import annotations
 
+import ast
+import builtins
+import functools
+import keyword
 import re
-from typing import NamedTuple
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple
 
+from coderllm_jax.evaluation.code_metrics import is_program
+from coderllm_jax.evaluation.extraction import FENCE, extract_code, parses
 from coderllm_jax.records import EvalItem
+
+FREE_WORDS = 40
+"""How many different plain words, beside those of reference and question, an answer may use."""
+
+_NUMBER = r"(?:0[xX][0-9a-fA-F]+|\d+(?:\.\d+){2,}|(?:\d[\d_]*(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)"
+# A minus is part of a number where nothing stands before it that could be subtracted from.
+_TOKEN = re.compile(rf"(?:(?<![\w)\]}}])-)?{_NUMBER}(?!\w)|\w+|[^\w\s]")
+_SPAN = re.compile(r"(`+)(?!`)([^`\n]+)\1")
+_CALL = re.compile(r"[A-Za-z_][\w.]*\((?:[^()\n]|\([^()\n]*\))*\)")
+_LIST_MARKER = re.compile(r"^\s*\d+[.)]\s", re.MULTILINE)
+_NAME_IN_PROSE = re.compile(
+    r"""
+    \b(?:
+        (?P<dotted>[A-Za-z_]\w+(?:\.[A-Za-z_]\w+)+)
+      | (?P<plain>\w*[^\W_]_\w*|_+[^\W_]\w*                    # under_score, _private
+          | [A-Z]?[a-z0-9]+(?:[A-Z][a-z0-9]+)+\w*               # camelCase, CamelCase
+          | [A-Za-z]\w*(?=\(|=[^\s=])                           # called(, keyword=
+          | True|False|None)
+    )(?!\w)
+    """,
+    re.VERBOSE,
+)
+_QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": "'", "\u201d": "'", '"': "'"})
+_PLAIN_FENCES = ("", "text", "txt", "plaintext", "markdown", "md")
+_DEFAULTS = frozenset({"True", "False", "None"})
+# Python's own words claim nothing about a library; NaNs only looks like CamelCase.
+_NEUTRAL = (
+    frozenset({*keyword.kwlist, *dir(builtins), "self", "cls", "args", "kwargs", "NaNs"})
+    - _DEFAULTS
+)
 
 
 class FactScore(NamedTuple):
-    """How an answer stands to an item's facts; `wrong` are claims that nothing supports."""
+    """An answer against an item's facts: figures of 0 to 1, and what they count.
+
+    `wrong` are the claims that nothing supports, in the order of the answer.
+    """
 
     f1: float
     precision: float
@@ -20,14 +95,192 @@ class FactScore(NamedTuple):
 
 
 def score_facts(answer: str, item: EvalItem) -> FactScore | None:
-    """The answer's facts against the item's; None where the item has none."""
-    if not item.facts:
+    """Fact F1 of one answer, as drawn above; None where the item has no facts.
+
+    The reference answer scores 1, an empty one 0.
+    """
+    reference = _read(item.answer)
+    facts = _facts_beyond_question(item, reference)
+    if not facts:
         return None
-    found = tuple(
-        fact
-        for fact in item.facts
-        if re.search(rf"(?<!\w){re.escape(fact)}(?!\w)", answer, re.IGNORECASE)
+    asked_for = _asked_for(reference, facts)
+    given = _read(answer, bare_programs=asked_for == "program")
+    found = tuple(fact for fact in facts if _finds(fact, given, item, reference, asked_for))
+    missed = tuple(fact for fact in facts if fact not in found)
+    wrong = tuple(_unsupported(given, item, asked_for))
+    num_found, num_wrong = len(found), len(wrong)
+    return FactScore(
+        f1=2 * num_found / (2 * num_found + len(missed) + num_wrong),
+        precision=num_found / (num_found + num_wrong) if num_found else 0.0,
+        recall=num_found / (num_found + len(missed)),
+        found=found,
+        missed=missed,
+        wrong=wrong,
     )
-    missed = tuple(fact for fact in item.facts if fact not in found)
-    recall = len(found) / len(item.facts)
-    return FactScore(recall, float(bool(found)), recall, found, missed, ())
+
+
+class _Text(NamedTuple):
+    """An answer taken apart: fenced programs, inline code, and all but the programs."""
+
+    programs: tuple[str, ...]
+    spans: tuple[str, ...]
+    rest: str
+
+    @property
+    def prose(self) -> str:
+        """What stands in no code."""
+        return _SPAN.sub(" ; ", self.rest)
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        """All that is code, and calls that are written without backticks."""
+        return (*self.programs, *self.spans, *_CALL.findall(self.prose))
+
+
+_AskedFor = Literal["program", "code", "prose"]
+
+
+def _read(answer: str, *, bare_programs: bool = False) -> _Text:
+    """bare_programs: whether an answer without a fence may be a program as a whole."""
+    answer = unicodedata.normalize("NFC", answer.replace("\r\n", "\n"))
+    programs: list[str] = []
+    rest: list[str] = []
+    end = 0
+    for match in FENCE.finditer(answer):
+        is_plain = match["language"].lower() in _PLAIN_FENCES and not parses(match["code"].strip())
+        rest.append(answer[end : match.start()])
+        (rest if is_plain else programs).append(match["code"])
+        end = match.end()
+    rest.append(answer[end:])
+    if bare_programs and not programs and is_program(code := extract_code(answer)):
+        programs, rest = [code], [answer.replace(code, "\n", 1)]
+    text = "\n".join(rest)
+    return _Text(tuple(programs), tuple(m[2] for m in _SPAN.finditer(text)), text)
+
+
+def _asked_for(reference: _Text, facts: Sequence[str]) -> _AskedFor:
+    if reference.programs:
+        return "program"
+    in_code = all(any(_holds(span, fact) for span in reference.spans) for fact in facts)
+    return "code" if in_code else "prose"
+
+
+# ----------------------------------------------------------------------------------------- found
+
+
+def _facts_beyond_question(item: EvalItem, reference: _Text) -> list[str]:
+    """The item's facts without words that the question says and that are no code."""
+    return [
+        fact
+        for fact in dict.fromkeys(item.facts)
+        if not _holds(item.question, fact, as_written=False)
+        or any(_holds(code, fact) for code in reference.code)
+    ]
+
+
+def _finds(fact: str, given: _Text, item: EvalItem, reference: _Text, asked_for: _AskedFor) -> bool:
+    as_written = any(_holds(code, fact) for code in reference.code)
+    if as_written and _holds(item.question, fact) and _says_in_code(fact, reference, item.question):
+        return _says_in_code(fact, given, item.question)
+    earning = (given.rest,) if asked_for == "prose" else (given.rest, *given.programs)
+    return any(_holds(text, fact, as_written=as_written) for text in earning)
+
+
+def _says_in_code(fact: str, text: _Text, question: str) -> bool:
+    """Whether code has the fact that is more than a piece of the question."""
+    return any(_holds(code, fact) and not _holds(question, code) for code in text.code)
+
+
+def _holds(text: str, part: str, *, as_written: bool = True) -> bool:
+    """Whether the tokens of `part` stand in `text` side by side."""
+    tokens: Sequence[str] = _tokens(text)
+    wanted: Sequence[str] = _tokens(part)
+    if not as_written:
+        tokens, wanted = _folded(tokens), _folded(wanted)
+    return f" {' '.join(wanted)} " in f" {' '.join(tokens)} "
+
+
+# ----------------------------------------------------------------------------------------- wrong
+
+
+def _unsupported(given: _Text, item: EvalItem, asked_for: _AskedFor) -> Iterator[str]:
+    support = [item.answer, item.question, item.symbol, *item.facts]
+    inline = given.spans if asked_for != "code" else (*given.spans, *given.programs)
+    programs = given.programs if asked_for == "program" else ()
+    known = set(_folded(token for text in (*support, *programs) for token in _tokens(text)))
+    said: set[str] = set()
+    for claim in (*(c for code in inline for c in _names(code)), *_names_in_prose(given.prose)):
+        (key,) = _folded([claim])
+        if key not in known and key not in said:
+            said.add(key)
+            yield claim
+    known = set(_folded(token for text in support for token in _tokens(text))) | said
+    free: set[str] = set()
+    loose = [word for code in programs for word in _names(code) if not _is_literal(word)]
+    for word in (*loose, *_words(given.prose)):
+        (key,) = _folded([word])
+        if key not in known and key not in free:
+            free.add(key)
+            if len(free) > FREE_WORDS:
+                yield word
+
+
+def _names(code: str) -> Iterator[str]:
+    """What inline code claims: names, numbers and defaults."""
+    for token in _tokens(code):
+        is_word = (token[0].isalpha() or token[0] == "_") and len(token) > 1
+        if (is_word and token not in _NEUTRAL) or _is_number(token):
+            yield token
+
+
+def _names_in_prose(prose: str) -> Iterator[str]:
+    for match in _NAME_IN_PROSE.finditer(prose):
+        yield from _names(match["dotted"] or match["plain"])
+    yield from filter(_is_number, _tokens(_LIST_MARKER.sub("\n", prose)))
+
+
+def _words(prose: str) -> list[str]:
+    """Words of four letters and more; in scripts without blanks whatever stands together."""
+    return [token for token in _tokens(prose) if len(token) > 3 and not _is_number(token[0])]
+
+
+# ---------------------------------------------------------------------------------------- tokens
+
+
+@functools.lru_cache(maxsize=256)  # each text is asked for every fact
+def _tokens(text: str) -> tuple[str, ...]:
+    """Words, numbers by value, and every other sign; backticks are no part of what is said."""
+    return tuple(
+        _by_value(token) if token[-1].isdigit() or token[-1] == "." else token
+        for token in _TOKEN.findall(text.translate(_QUOTES).replace("`", " "))
+    )
+
+
+def _by_value(token: str) -> str:
+    try:
+        return repr(float(ast.literal_eval(token)))
+    except (SyntaxError, ValueError, TypeError, OverflowError):
+        return token
+
+
+def _is_number(token: str) -> bool:
+    return token.lstrip("-")[:1].isdigit()
+
+
+def _is_literal(token: str) -> bool:
+    return token in _DEFAULTS or _is_number(token)
+
+
+def _folded(tokens: Iterable[str]) -> list[str]:
+    """Without case and plural, by the rules of the S stemmer (Harman 1991, JASIS 42)."""
+    return [_singular(token.casefold()) for token in tokens]
+
+
+def _singular(word: str) -> str:
+    if len(word) > 3 and word.endswith("ies") and word[-4] not in "ae":
+        return word[:-3] + "y"
+    if len(word) > 3 and word.endswith("es") and word[-3] not in "aeo":
+        return word[:-1]
+    if len(word) > 3 and word.endswith("s") and word[-2] not in "us":
+        return word[:-1]
+    return word

@@ -20,8 +20,8 @@ otherwise; p-values are two-sided.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -106,25 +106,20 @@ def bootstrap_mean(
     of which hardly any differ from the rest, where intervals are too narrow.
     """
     values_I = _checked(values, "values")
+    sums_C, sizes_C = _by_cluster(values_I, clusters, weights)
     if values_I.size == 0:
         return Estimate(None)
-    sums_C, sizes_C = _by_cluster(values_I, clusters, weights)
     value = float(sums_C.sum() / sizes_C.sum())
-    if np.ptp(values_I) == 0:
+    if np.ptp(sums_C / sizes_C) <= 1e-12 * max(1.0, abs(value)):
         interval = _interval_of_constant(value, sums_C.size, bounds, level)
         return Estimate(value, *interval, num_items=values_I.size)
-    if sums_C.size < 2:
-        return Estimate(value, num_items=values_I.size)
-    totals = list(
-        resample_totals(np.stack([sums_C, sizes_C], axis=1), num_resamples=num_resamples, seed=seed)
-    )
-    means_R = np.concatenate([block[:, 0] / block[:, 1] for block in totals])
-    low_share, high_share = _expanded_shares(sums_C.size, level)
+    columns_CS = np.stack([sums_C, sizes_C], axis=1)
+    blocks = _resample_totals(columns_CS, num_resamples=num_resamples, seed=seed)
+    means_R = np.concatenate([totals_RS[:, 0] / totals_RS[:, 1] for totals_RS in blocks])
+    shares = _expanded_shares(sums_C.size, level)
     if method == "bca":
-        low_share, high_share = _bca_shares(
-            value, means_R, _jackknife(sums_C, sizes_C), low_share, high_share
-        )
-    low, high = np.quantile(means_R, [low_share, high_share])
+        shares = _bca_shares(value, means_R, _jackknife(sums_C, sizes_C), shares)
+    low, high = np.quantile(means_R, shares)
     return Estimate(value, float(low), float(high), values_I.size)
 
 
@@ -179,24 +174,35 @@ def bonett_price_interval(
     return Estimate(value, max(-1.0, middle - half), min(1.0, middle + half), num_pairs)
 
 
-def resample_totals(
-    columns_CS: np.ndarray, *, num_resamples: int = 10_000, seed: int = 0
-) -> Iterator[np.ndarray]:
-    """Blocks [R, S] of column totals over C rows drawn with replacement from `columns_CS`.
+def bootstrap_totals(
+    columns_IS: np.ndarray,
+    function: Callable[[np.ndarray], Numbers],
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    level: float = 0.95,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> Estimate:
+    """Bootstrap interval of a function of column totals: corpus BLEU of n-gram counts, a ratio.
 
-    One row for each cluster, one column for each sum that a statistic is a function of: with sums
-    and sizes, their ratio is a mean.
+    columns_IS: one row an item, one column a sum that the statistic needs. `function` takes totals
+    [R, S] and returns R values; its value for the columns as they are is the estimate. Percentiles,
+    expanded as those of `bootstrap_mean`; Koehn 2004 for BLEU.
     """
-    num_rows = columns_CS.shape[0]
-    generator = np.random.default_rng(seed)
-    block_size = max(1, _BLOCK_DRAWS // num_rows)
-    kind = np.uint16 if num_rows <= 1 << 16 else np.int64  # short integers are drawn faster
-    for start in range(0, num_resamples, block_size):
-        size = min(block_size, num_resamples - start)
-        drawn = generator.integers(0, num_rows, size=(size, num_rows), dtype=kind)
-        places = drawn + np.arange(size, dtype=np.int64)[:, None] * num_rows
-        counts = np.bincount(places.ravel(), minlength=size * num_rows)
-        yield counts.reshape(size, num_rows).astype(np.float64) @ columns_CS
+    columns_IS = np.asarray(columns_IS, dtype=np.float64)
+    num_items = len(columns_IS)
+    if num_items == 0:
+        return Estimate(None)
+    cluster_I, num_clusters = _number_clusters(clusters, num_items)
+    columns_CS = np.zeros((num_clusters, columns_IS.shape[1]))
+    np.add.at(columns_CS, cluster_I, columns_IS)
+    value = float(np.asarray(function(columns_CS.sum(axis=0, keepdims=True)))[0])
+    if num_clusters < 2:
+        return Estimate(value, num_items=num_items)
+    blocks = _resample_totals(columns_CS, num_resamples=num_resamples, seed=seed)
+    values_R = np.concatenate([np.asarray(function(totals_RS)) for totals_RS in blocks])
+    low, high = np.quantile(values_R, _expanded_shares(num_clusters, level))
+    return Estimate(value, float(low), float(high), num_items)
 
 
 # ---------------------------------------------------------------------------------------- tests
@@ -437,26 +443,47 @@ def _differences(a: Numbers, b: Numbers) -> np.ndarray:
     return a_I - b_I
 
 
+def _number_clusters(clusters: Sequence[Hashable] | None, num_items: int) -> tuple[np.ndarray, int]:
+    """Each item's cluster as a number, in the order in which they first come; each its own."""
+    if clusters is None:
+        return np.arange(num_items), num_items
+    if len(clusters) != num_items:
+        raise DataError(f"{len(clusters)} clusters for {num_items} items; expected one each")
+    numbers: dict[Hashable, int] = {}
+    cluster_I = [numbers.setdefault(name, len(numbers)) for name in clusters]
+    return np.array(cluster_I, dtype=int), len(numbers)
+
+
 def _by_cluster(
     values_I: np.ndarray,
     clusters: Sequence[Hashable] | None,
     weights: Numbers | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted sums and weights of the clusters, in the order in which they first come."""
+    """The clusters' sums of weighted values, and of weights."""
     weights_I = np.ones_like(values_I) if weights is None else _checked(weights, "weights")
-    names = range(values_I.size) if clusters is None else clusters
-    if not len(names) == values_I.size == weights_I.size:
-        raise DataError(
-            f"{len(names)} clusters and {weights_I.size} weights for {values_I.size} values; "
-            "expected one each"
-        )
+    if weights_I.size != values_I.size:
+        raise DataError(f"{weights_I.size} weights for {values_I.size} values; expected one each")
     if np.any(weights_I <= 0):
-        raise DataError("a weight is not above 0; leave the value out")
-    numbers: dict[Hashable, int] = {}
-    cluster_I = np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=int)
-    sums_C = np.bincount(cluster_I, weights=values_I * weights_I, minlength=len(numbers))
-    sizes_C = np.bincount(cluster_I, weights=weights_I, minlength=len(numbers))
-    return sums_C, sizes_C
+        raise DataError("a weight is not above 0; leave its value out")
+    cluster_I, num_clusters = _number_clusters(clusters, values_I.size)
+    sums_C = np.bincount(cluster_I, weights=values_I * weights_I, minlength=num_clusters)
+    return sums_C, np.bincount(cluster_I, weights=weights_I, minlength=num_clusters)
+
+
+def _resample_totals(
+    columns_CS: np.ndarray, *, num_resamples: int, seed: int
+) -> Iterator[np.ndarray]:
+    """Blocks [R, S] of column totals over C rows drawn with replacement."""
+    num_rows = columns_CS.shape[0]
+    generator = np.random.default_rng(seed)
+    block_size = max(1, _BLOCK_DRAWS // num_rows)
+    kind = np.uint16 if num_rows <= 1 << 16 else np.int64  # short integers are drawn faster
+    for start in range(0, num_resamples, block_size):
+        size = min(block_size, num_resamples - start)
+        drawn = generator.integers(0, num_rows, size=(size, num_rows), dtype=kind)
+        places = drawn + np.arange(size, dtype=np.int64)[:, None] * num_rows
+        counts = np.bincount(places.ravel(), minlength=size * num_rows)
+        yield counts.reshape(size, num_rows).astype(np.float64) @ columns_CS
 
 
 def _normal_quantile(share: float) -> float:
@@ -478,20 +505,20 @@ def _jackknife(sums_C: np.ndarray, sizes_C: np.ndarray) -> np.ndarray:
 
 
 def _bca_shares(
-    value: float, means_R: np.ndarray, left_out_C: np.ndarray, low: float, high: float
+    value: float, means_R: np.ndarray, left_out_C: np.ndarray, shares: tuple[float, float]
 ) -> tuple[float, float]:
-    """Which percentiles to take instead of `low` and `high` (Efron 1987, equation 2.3)."""
+    """Which percentiles to take instead of `shares` (Efron 1987, equations 2.3 and 6.6)."""
     from scipy.special import ndtr, ndtri
 
+    # Means of few distinct values tie with the one that was seen: half of them count as below.
     slack = 1e-12 * max(1.0, abs(value))
-    below = np.mean(means_R < value - slack)
-    level = np.mean(np.abs(means_R - value) <= slack)
-    bias = float(ndtri(np.clip(below + level / 2, 1 / means_R.size, 1 - 1 / means_R.size)))
+    below = np.mean(means_R < value - slack) + np.mean(np.abs(means_R - value) <= slack) / 2
+    bias = float(ndtri(np.clip(below, 1 / means_R.size, 1 - 1 / means_R.size)))
     pull_C = left_out_C.mean() - left_out_C
     acceleration = float((pull_C**3).sum() / (6 * (pull_C**2).sum() ** 1.5))
-    z = bias + ndtri(np.array([low, high]))
-    shares = ndtr(bias + z / (1 - acceleration * z))
-    return float(shares[0]), float(shares[1])
+    z = bias + ndtri(np.array(shares))
+    low, high = ndtr(bias + z / (1 - acceleration * z))
+    return float(low), float(high)
 
 
 def _interval_of_constant(
@@ -537,7 +564,7 @@ def _binomial_mass(successes: np.ndarray, trials: int, share: float) -> np.ndarr
     return np.exp(log_mass + xlogy(successes, share) + xlog1py(trials - successes, -share))
 
 
-def _least(power_at: Any, power: float, *, high: float) -> float | None:
+def _least(power_at: Callable[[float], float], power: float, *, high: float) -> float | None:
     """The least argument up to `high` at which a rising function reaches `power`."""
     if power_at(high) < power:
         return None

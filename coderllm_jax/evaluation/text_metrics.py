@@ -20,7 +20,11 @@ import unicodedata
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+import numpy as np
+
 from coderllm_jax.errors import DataError
+from coderllm_jax.evaluation.statistics import bootstrap_totals
+from coderllm_jax.records import Estimate
 
 TOKENIZER = "code-aware 1"
 """Name and version of `tokenize`: figures made with another are not to be compared."""
@@ -52,10 +56,11 @@ def sentence_scores(answer: str, reference: str) -> dict[str, float]:
 
     Sentence BLEU has effective order: no penalty for n-grams longer than the answer.
     """
-    tokens, expected = " ".join(tokenize(answer)), " ".join(tokenize(reference))
     rouge = _rouge_scorer().score(reference, answer)
     return {
-        "bleu": float(_bleu(effective_order=True).sentence_score(tokens, [expected]).score),
+        "bleu": float(
+            _bleu(effective_order=True).sentence_score(_spaced(answer), [_spaced(reference)]).score
+        ),
         "chrf": float(_chrf().sentence_score(answer, [reference]).score),
         **{name: float(rouge[theirs].fmeasure) for theirs, name in _ROUGE.items()},
     }
@@ -78,23 +83,49 @@ def corpus_scores(
     """
     if len(answers) != len(references):
         raise DataError(f"{len(answers)} answers for {len(references)} references; expected pairs")
-    pairs = {
-        "bleu": (
-            _bleu(effective_order=False),
-            [" ".join(tokenize(answer)) for answer in answers],
-            [" ".join(tokenize(reference)) for reference in references],
-        ),
-        "chrf": (_chrf(), list(answers), list(references)),
-    }
+    bleu = _bleu(effective_order=False)
+    tokens = [_spaced(answer) for answer in answers], [_spaced(text) for text in references]
     found: dict[str, Any] = {"tokenizer": TOKENIZER, "num_items": len(answers)}
-    for name, (metric, texts, expected) in pairs.items():
-        value, low, high, signature = None, None, None, ""
-        if answers:
-            value = float(metric.corpus_score(texts, [expected]).score)
-            signature = str(metric.get_signature())
-        found |= {name: value, f"{name}_low": low, f"{name}_high": high}
-        found[f"{name}_signature"] = signature
+    for name, metric, (texts, expected) in (
+        ("bleu", bleu, tokens),
+        ("chrf", _chrf(), (answers, references)),
+    ):
+        estimate = _estimate(
+            metric, texts, expected, clusters=clusters, num_resamples=num_resamples, seed=seed
+        )
+        found[name] = estimate.value
+        found[f"{name}_low"], found[f"{name}_high"] = estimate.low, estimate.high
+        found[f"{name}_signature"] = str(metric.get_signature()) if answers else ""
     return found
+
+
+def _estimate(
+    metric: Any,
+    texts: Sequence[str],
+    expected: Sequence[str],
+    *,
+    clusters: Sequence[Hashable] | None,
+    num_resamples: int,
+    seed: int,
+) -> Estimate:
+    if not texts:
+        return Estimate(None)
+    # The two steps of sacrebleu's own corpus_score, and of its own bootstrap, which has no
+    # clusters and takes its seed from the environment.
+    counts_IS = metric._extract_corpus_statistics(texts, [expected])  # noqa: SLF001
+    score = metric._compute_score_from_stats  # noqa: SLF001
+    return bootstrap_totals(
+        np.array(counts_IS),
+        lambda totals_RS: [score(totals_S.tolist()).score for totals_S in totals_RS],
+        clusters=clusters,
+        num_resamples=num_resamples,
+        seed=seed,
+    )
+
+
+def _spaced(text: str) -> str:
+    """The tokens as sacrebleu's `tokenize="none"` splits them: at blanks, which no token has."""
+    return " ".join(tokenize(text))
 
 
 class _Tokenizer:
