@@ -37,7 +37,7 @@ from coderllm_jax.evaluation.results import SuiteResult
 from coderllm_jax.evaluation.statistics import PairedComparison, adjust_holm, compare_pairs
 from coderllm_jax.records import Estimate
 
-# Fewer pairs than this say nothing about a figure: six that all got worse would be "significant".
+# Fewer independent pairs than this say little about a model: five that all got worse would decide.
 LEAST_PAIRS = 20
 _MOST_ITEMS_LISTED = 50
 
@@ -46,14 +46,15 @@ _MOST_ITEMS_LISTED = 50
 class FigureChange:
     """One figure, then and now.
 
-    drop is oriented: positive is worse, also for losses. allowed: the margin in the figure's own
-    unit. p_value: of no drop; adjusted_p: after Holm, None where the figure may not fail the gate.
+    change is oriented: positive is better, also for losses. allowed: the drop that the margin lets
+    pass, in the figure's own unit. p_value: of no drop, one-sided; adjusted_p: after Holm, None
+    where the figure may not fail the gate.
     """
 
     figure: Figure
     baseline: float
     current: float
-    drop: Estimate
+    change: Estimate
     allowed: float
     p_value: float
     adjusted_p: float | None
@@ -62,9 +63,9 @@ class FigureChange:
 
     def regressed(self, alpha: float) -> bool:
         """Whether this alone fails the gate."""
-        assert self.drop.value is not None
+        assert self.change.value is not None
         significant = self.adjusted_p is not None and self.adjusted_p <= alpha
-        return significant and self.drop.value > self.allowed
+        return significant and -self.change.value > self.allowed
 
     def to_json(self) -> dict[str, Any]:
         """For the results' details."""
@@ -72,8 +73,8 @@ class FigureChange:
             "figure": str(self.figure),
             "baseline": self.baseline,
             "current": self.current,
-            "drop": self.drop._asdict(),
-            "allowed": self.allowed,
+            "change": self.change._asdict(),
+            "allowed_drop": self.allowed,
             "test": self.comparison.test,
             "p_value": self.p_value,
             "adjusted_p": self.adjusted_p,
@@ -174,8 +175,8 @@ def find_regressions(
         pairs = pair_items(now[figure], then[figure])
         if pairs.left_out:
             left_out[str(figure)] = pairs.left_out
-        if len(pairs.items) < LEAST_PAIRS:
-            notes.append(f"{figure}: {len(pairs.items)} common items are too few to compare")
+        if (independent := len(set(pairs.clusters))) < LEAST_PAIRS:
+            notes.append(f"{figure}: {independent} common items are too few to compare")
             continue
         is_loss = figure.score in losses
         compared.append(
@@ -221,7 +222,7 @@ def find_regressions(
         "left_out": left_out,
         "unpaired_figures": clocked,
     }
-    figures = {f"{change.figure}_change": _flipped(change.drop) for change in compared}
+    figures = {f"{change.figure}_change": change.change for change in compared}
     result = SuiteResult("regression", figures, details=details, notes=(verdict.reason, *notes))
     return Gate(result, verdict)
 
@@ -240,28 +241,29 @@ def _compare(
 ) -> FigureChange:
     both = np.concatenate([pairs.current, pairs.baseline])
     is_share = not is_loss and bool(((both >= 0) & (both <= 1)).all())
-    worse, better = (pairs.current, pairs.baseline) if is_loss else (pairs.baseline, pairs.current)
+    # In the order in which a positive difference is an improvement.
+    a, b = (pairs.baseline, pairs.current) if is_loss else (pairs.current, pairs.baseline)
     independent = len(set(pairs.clusters)) == len(pairs.clusters)
     comparison = compare_pairs(
-        worse,
-        better,
+        a,
+        b,
         binary=bool(np.isin(both, (0, 1)).all()),
         clusters=None if independent else pairs.clusters,
         bounds=(0.0, 1.0) if is_share else None,
         num_resamples=num_resamples,
         seed=seed,
     )
-    drop = comparison.difference
-    assert drop.value is not None
+    change = comparison.difference
+    assert change.value is not None
     # Both tests are symmetric: half of the two-sided value is that of a drop.
-    one_sided = comparison.p_value / 2 if drop.value > 0 else 1 - comparison.p_value / 2
-    drops = worse - better
-    order = np.argsort(-drops, kind="stable")
+    one_sided = comparison.p_value / 2 if change.value < 0 else 1 - comparison.p_value / 2
+    changes = a - b
+    order = np.argsort(changes, kind="stable")
     return FigureChange(
         figure=figure,
         baseline=float(pairs.baseline.mean()),
         current=float(pairs.current.mean()),
-        drop=drop,
+        change=change,
         allowed=margin if is_share else margin * abs(float(pairs.baseline.mean())),
         p_value=one_sided,
         adjusted_p=None,
@@ -273,7 +275,7 @@ def _compare(
                 "current": float(pairs.current[place]),
             }
             for place in order
-            if drops[place] > 0
+            if changes[place] < 0
         ],
     )
 
@@ -302,12 +304,6 @@ def _judge(changes: Sequence[FigureChange], alpha: float) -> GateVerdict:
         lines = "; ".join(change.describe() for change in failed)
         return GateVerdict("failed", names, f"worse than the baseline: {lines}")
     return GateVerdict("passed", (), f"no drop beyond the margin is shown in {len(gated)} figures")
-
-
-def _flipped(drop: Estimate) -> Estimate:
-    """The change for the better: figures are better when they are higher."""
-    low, high = (None if bound is None else -bound for bound in (drop.high, drop.low))
-    return Estimate(None if drop.value is None else -drop.value, low, high, drop.num_items)
 
 
 # ------------------------------------------------------------------------- what is not compared
