@@ -123,6 +123,12 @@ class StepSection(Section):
         "auto: projections on a CPU, block on accelerators.",
         choices=("auto", "none", "block", "projections"),
     )
+    attention: str = option(
+        "auto",
+        "dense; fused (a flash kernel for NVIDIA GPUs, one device; dense where it does not apply). "
+        "auto: dense.",
+        choices=("auto", "dense", "fused"),
+    )
     scan_blocks: str = option(
         "auto", "Whether the blocks are one compiled loop body.", choices=("auto", "on", "off")
     )

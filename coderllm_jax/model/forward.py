@@ -15,6 +15,7 @@ and neither ever holds it for all positions.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -24,10 +25,17 @@ import jax.numpy as jnp
 
 from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.model.attention import Angles, attend, packed_masks, rotary_angles, rotate
+from coderllm_jax.model.fused_attention import attend_spans, can_fuse, packed_spans
 from coderllm_jax.model.lora import Adapters, adapt
 from coderllm_jax.model.precision import FLOAT32, Precision
-from coderllm_jax.model.sharding import constrain_activations, gather_block, look_up
+from coderllm_jax.model.sharding import (
+    active_mesh,
+    constrain_activations,
+    gather_block,
+    look_up,
+)
 
+Attention = Literal["dense", "fused"]
 Remat = Literal["none", "block", "projections"]
 
 
@@ -35,12 +43,14 @@ Remat = Literal["none", "block", "projections"]
 class ForwardOptions:
     """How a forward pass is compiled; none of it changes what is computed beyond rounding.
 
+    attention: dense holds [L, L] for every head; fused is `fused_attention`, where that applies.
     remat: what each block's backward recomputes: nothing, everything, or all but projections.
     scan_blocks: one compiled loop body for all layers, or one copy a layer.
     lora_scale: alpha / rank. lora_dropout: the chance that an adapter's input is dropped.
     """
 
     precision: Precision = FLOAT32
+    attention: Attention = "dense"
     remat: Remat = "none"
     scan_blocks: bool = True
     lora_scale: float = 1.0
@@ -131,7 +141,14 @@ def hidden_states(
     tokens, positions, segments: int32 [B, L] as `records.PackedBatch` draws them. `key` drives
     adapter dropout; None switches it off.
     """
-    masks = packed_masks(positions_BL, segments_BL, window=architecture.window)
+    is_fused = (
+        options.attention == "fused"
+        and active_mesh() is None  # a kernel is one device's; nobody has split it yet
+        and can_fuse(architecture, options.precision, length=tokens_BL.shape[1])
+    )
+    seen = (packed_spans if is_fused else packed_masks)(
+        positions_BL, segments_BL, window=architecture.window
+    )
     angles = [
         rotary_angles(
             positions_BL, head_size=architecture.head_size, wavelength=wavelength, scaling=scaling
@@ -145,11 +162,14 @@ def hidden_states(
     def block_step(x_BLD: jax.Array, layer: Any) -> tuple[jax.Array, None]:
         block, layer_adapters, is_global, layer_key = layer
         block = gather_block(block)
-        mask = jnp.where(is_global, masks[1], masks[0])
-        chosen = jax.tree.map(lambda near, far: jnp.where(is_global, far, near), *angles)
+        near_or_far = functools.partial(jax.tree.map, functools.partial(_far_if, is_global))
+        chosen, visible = near_or_far(*angles), near_or_far(*seen)
 
         def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-            return attend(q, k, v, mask, architecture=architecture, precision=options.precision)
+            if is_fused:
+                scale = architecture.query_scale
+                return attend_spans(q, k, v, visible, scale=scale, precision=options.precision)
+            return attend(q, k, v, visible, architecture=architecture, precision=options.precision)
 
         x_BLD = apply_block(
             x_BLD,
@@ -175,6 +195,10 @@ def hidden_states(
         for i in range(n):
             x_BLD, _ = body(x_BLD, jax.tree.map(lambda leaf, i=i: leaf[i], layers))
     return rms_norm(x_BLD, weights["final_norm"], epsilon=architecture.norm_epsilon)
+
+
+def _far_if(is_global: jax.Array, near: jax.Array, far: jax.Array) -> jax.Array:
+    return jnp.where(is_global, far, near)
 
 
 def _rematerialized(body: Callable, remat: Remat) -> Callable:

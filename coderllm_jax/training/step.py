@@ -204,6 +204,7 @@ def _recipe(config: TrainingConfig, architecture: Architecture, *, platform: str
         architecture=architecture,
         forward=ForwardOptions(
             precision=precision,
+            attention="fused" if config.step.attention == "fused" else "dense",
             remat=remat,
             scan_blocks=scan,
             lora_scale=0.0 if full else config.lora.alpha / config.lora.rank,
@@ -435,6 +436,7 @@ def _describe(recipe: _Recipe, abstract: TrainState, mesh: Mesh) -> dict[str, An
     total = sum(int(np.prod(shape)) for shape in leaves)
     return {
         "precision": recipe.forward.precision.name,
+        "attention": recipe.forward.attention,
         "remat": recipe.forward.remat,
         "scan_blocks": recipe.forward.scan_blocks,
         "loss_tokens_per_chunk": recipe.head.tokens_per_chunk,
