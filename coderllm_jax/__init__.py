@@ -6,16 +6,29 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from coderllm_jax.config.evaluation import EvaluationConfig
     from coderllm_jax.config.training import TrainingConfig
+    from coderllm_jax.evaluate import EvaluationResult, evaluate_model
     from coderllm_jax.train import TrainingResult, train_model
 
 __version__ = "0.1.0"
-__all__ = ["TrainingConfig", "TrainingResult", "__version__", "train_model"]
+__all__ = [
+    "EvaluationConfig",
+    "EvaluationResult",
+    "TrainingConfig",
+    "TrainingResult",
+    "__version__",
+    "evaluate_model",
+    "train_model",
+]
 
 # Loaded when asked for: `import coderllm_jax` must cost nothing to a command that prints its help.
 _HOME = {
+    "EvaluationConfig": "coderllm_jax.config.evaluation",
+    "EvaluationResult": "coderllm_jax.evaluate",
     "TrainingConfig": "coderllm_jax.config.training",
     "TrainingResult": "coderllm_jax.train",
+    "evaluate_model": "coderllm_jax.evaluate",
     "train_model": "coderllm_jax.train",
 }
 

@@ -33,7 +33,7 @@ from typing import Any, NoReturn, TypeVar
 import ml_collections
 from absl import flags, logging
 
-from coderllm_jax.config.command_line import parse_command_line
+from coderllm_jax.config.command_line import Shorthand, parse_command_line
 from coderllm_jax.config.layers import (
     ENVIRONMENT_VARIABLE,
     ENVIRONMENTS,
@@ -67,10 +67,12 @@ def run(
     *,
     argv: Sequence[str] | None = None,
     computes: bool = False,
+    shorthand: Shorthand = Shorthand(),  # noqa: B008 - immutable
 ) -> NoReturn:
     """Runs a command from `argv` (default: the process's) and exits with its code.
 
     computes: whether the command holds a model; it then gets huge pages where Linux has them.
+    shorthand: what may be written without `--config.`.
     """
     if computes and argv is None and not _HELP.intersection(_before_double_dash(sys.argv)):
         _restart_with_huge_pages()
@@ -80,10 +82,11 @@ def run(
     line = ""
     try:
         if _HELP.intersection(_before_double_dash(argv)):
-            print(help_text(config_class, default_card))
+            print(help_text(config_class, default_card, shorthand))
             code = 0
         else:
-            code = main(resolve_config(argv, config_class, default_card)) or 0
+            config = resolve_config(argv, config_class, default_card, shorthand=shorthand)
+            code = main(config) or 0
     except UserError as error:
         line, code = f"error: {error}", 1
     except BrokenPipeError:  # whoever read our output, such as `head`, has seen enough
@@ -131,7 +134,11 @@ def _restart_with_huge_pages() -> None:
         os.execve(sys.executable, command, environment)  # noqa: S606 - our own command again
 
 
-def help_text(config_class: type[Config], default_card: str) -> str:
+def help_text(
+    config_class: type[Config],
+    default_card: str,
+    shorthand: Shorthand = Shorthand(),  # noqa: B008 - immutable
+) -> str:
     """What --help prints: purpose, usage, layers, then every option with its default and range."""
     entry = _entry_name()
     paths = [info.path for info in config_class.options()]
@@ -140,7 +147,7 @@ def help_text(config_class: type[Config], default_card: str) -> str:
     return (
         f"{config_class.title}\n\n"
         f"usage: python -m {entry} [--config=CARD.py] [--environment=NAME] [--overlay=FILE ...]\n"
-        "           [--config.KEY=VALUE ...]\n\n"
+        f"           [--config.KEY=VALUE ...]{_shorter(shorthand)}\n\n"
         "Later ones win: defaults, card, environment, overlays, variables, command line.\n\n"
         f"  --config={default_card}\n"
         "      A Python file whose get_config() returns the options below, edited.\n"
@@ -155,12 +162,18 @@ def help_text(config_class: type[Config], default_card: str) -> str:
     )
 
 
+def _shorter(shorthand: Shorthand) -> str:
+    words = f" [{shorthand.words.upper()} ...]" if shorthand.words else ""
+    return "".join(f" [--{name}]" for name in shorthand.switches) + words
+
+
 def resolve_config(
     argv: Sequence[str],
     config_class: type[C],
     default_card: str,
     *,
     environ: Mapping[str, str] | None = None,
+    shorthand: Shorthand = Shorthand(),  # noqa: B008 - immutable
 ) -> C:
     """The frozen, validated configuration, which says where each of its values came from.
 
@@ -169,7 +182,7 @@ def resolve_config(
     other, and a card, environment or overlay that is missing or broken.
     """
     environ = os.environ if environ is None else environ
-    asked = parse_command_line(argv[1:], options_by_path(config_class))
+    asked = parse_command_line(argv[1:], options_by_path(config_class), shorthand)
     config = join(
         config_class,
         itertools.chain(

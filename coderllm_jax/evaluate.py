@@ -24,6 +24,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from coderllm_jax import entry
+from coderllm_jax.config.command_line import Shorthand
 from coderllm_jax.config.evaluation import EvaluationConfig
 from coderllm_jax.errors import ConfigError, ResumableError
 
@@ -89,10 +90,10 @@ def evaluate_model(config: EvaluationConfig | Mapping[str, Any]) -> EvaluationRe
         config = EvaluationConfig.from_config_dict(config)
     if config.samples:
         return _judge_samples(config)
-    _check_sources(config)
     from coderllm_jax.training.devices import check_platform, prepare_process
 
     prepare_process(platform=config.generation.platform, cache_dir=config.model.cache_dir)
+    _check_sources(config)
     if not config.endpoint.url:
         check_platform(config.generation.platform)
     with _ends_on_signals():
@@ -174,44 +175,16 @@ def _run_behind(config: EvaluationConfig) -> Path | None:
 
 
 def _open_answerer(config: EvaluationConfig) -> Answerer:
-    import os
-
-    import jax
+    from coderllm_jax.generation.opening import open_endpoint, open_local
 
     if config.endpoint.url:
-        from coderllm_jax.generation.endpoint import Endpoint
-
-        section = config.endpoint
-        return Endpoint(
-            section.url,
-            model=section.model,
-            api_key=os.environ.get(section.api_key_variable),
-            max_in_flight=section.max_in_flight,
-            timeout_s=section.timeout_s,
-        )
-    from coderllm_jax.generation.answering import make_local, style_for
-    from coderllm_jax.generation.trained import load_trained
-    from coderllm_jax.model.precision import resolve_precision
-
-    model = load_trained(
+        return open_endpoint(config.endpoint)
+    return open_local(
         config.model_path,
-        precision=resolve_precision(config.generation.precision, jax.default_backend()),
+        generation=config.generation,
+        prompt=config.prompt,
         cache_dir=config.model.cache_dir,
     )
-    style = style_for(model, config.prompt, _shots(config.prompt.shots))
-    return make_local(model, config.generation, style)
-
-
-def _shots(count: int) -> Sequence[tuple[str, str]]:
-    """Worked examples for models that do not know chat turns: from the default training rows."""
-    from coderllm_jax.config.training import DataSection
-    from coderllm_jax.data.sources import read_examples
-    from coderllm_jax.training.inputs import DEFAULT_TRAINING, choose_shots
-
-    if not count or not DEFAULT_TRAINING.is_dir():
-        return ()
-    examples, _ = read_examples(str(DEFAULT_TRAINING), DataSection())
-    return choose_shots(examples, count)
 
 
 def _choose_items(
@@ -246,7 +219,7 @@ def _write(
     context: Context, results: Sequence[SuiteResult], items: Mapping[str, Any]
 ) -> dict[str, Any]:
     """results.json, samples.jsonl, the page and CLU's summaries; the results last."""
-    from coderllm_jax.evaluation.regression import store_baseline
+    from coderllm_jax.evaluation.baseline import store_baseline
     from coderllm_jax.evaluation.results import write_results
     from coderllm_jax.training.devices import describe_devices
     from coderllm_jax.training.manifest import git_commit, versions
@@ -325,4 +298,10 @@ def _ends_on_signals() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    entry.run(main, EvaluationConfig, "configs/evaluation.py", computes=True)
+    entry.run(
+        main,
+        EvaluationConfig,
+        "configs/evaluation.py",
+        computes=True,
+        shorthand=Shorthand({"update-baseline": "regression.update_baseline"}),
+    )

@@ -27,6 +27,17 @@ _OWN = {
 _WORD = re.compile(r"--?(?P<name>[^=]*)(?P<value>=.*)?", re.DOTALL)
 
 
+class Shorthand(NamedTuple):
+    """What a command lets its users write shorter.
+
+    switches: flags that stand for a switch, such as {"update-baseline": "regression.update_..."}.
+    words: the option that words without dashes are joined into; empty where there are none.
+    """
+
+    switches: Mapping[str, str] = {}
+    words: str = ""
+
+
 class CommandLine(NamedTuple):
     """What a command line asks for; empty where it does not say. `others` are for absl."""
 
@@ -37,23 +48,33 @@ class CommandLine(NamedTuple):
     others: tuple[str, ...]
 
 
-def parse_command_line(arguments: Sequence[str], options: Mapping[str, OptionInfo]) -> CommandLine:
+def parse_command_line(
+    arguments: Sequence[str],
+    options: Mapping[str, OptionInfo],
+    shorthand: Shorthand = Shorthand(),  # noqa: B008 - immutable
+) -> CommandLine:
     """Tells the words apart; raises ConfigError for a name that is none, and a missing value."""
     own: dict[str, list[str]] = {name: [] for name in _OWN}
     settings: list[Setting] = []
     lists: dict[str, tuple[Any, ...]] = {}
     others: list[str] = []
+    said: list[str] = []
     words = iter(arguments)
     for word in words:
         if word == "--":
             continue
         match = _WORD.fullmatch(word)
         if match is None or word == "-":
-            raise ConfigError(
-                f"unexpected argument {word!r}; options are written --config.key=value"
-            )
+            if not shorthand.words:
+                raise ConfigError(
+                    f"unexpected argument {word!r}; options are written --config.key=value"
+                )
+            said.append(word)
+            continue
         name, value = match["name"], match["value"] and match["value"][1:]
-        if name in _OWN:
+        if name in shorthand.switches and value is None:
+            settings.append(Setting(shorthand.switches[name], True, COMMAND_LINE, f"--{name}"))
+        elif name in _OWN:
             own[name].append(_own_value(name, value, words))
         elif name.startswith(("config.", "noconfig.")):
             setting = _setting(name, value, words, options)
@@ -67,6 +88,8 @@ def parse_command_line(arguments: Sequence[str], options: Mapping[str, OptionInf
                 others.extend(_next(words))
         else:
             raise ConfigError(f"unknown option '--{name}'{_hint(name, options)}")
+    if said:
+        settings.append(Setting(shorthand.words, " ".join(said), COMMAND_LINE, shorthand.words))
     return CommandLine(
         card=own["config"][-1] if own["config"] else "",
         environment=own["environment"][-1] if own["environment"] else "",
