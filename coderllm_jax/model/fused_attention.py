@@ -62,11 +62,18 @@ class Blocks(NamedTuple):
 
     def fitting(self, length: int) -> Blocks:
         """The same, with sizes that divide `length`."""
-        sizes = (math.gcd(size, length) for size in self[:4])
-        return Blocks(*sizes, *self[4:])
+        sizes = {name: math.gcd(getattr(self, name), length) for name in self._fields[:4]}
+        return self._replace(**sizes)
 
 
 BLOCKS = Blocks()
+
+
+class _Setting(NamedTuple):
+    """What is fixed when a kernel is compiled."""
+
+    scale: float
+    blocks: Blocks
 
 
 def packed_spans(
@@ -112,32 +119,32 @@ def attend_spans(
     Differentiable in q, k and v. The result has the precision's carried format.
     """
     q, k, v = (x.astype(precision.operands) for x in (q_BLHK, k_BLGK, v_BLGK))
-    mixed = _attend(q, k, v, spans, scale, blocks.fitting(q.shape[1]))
+    mixed = _attend(q, k, v, spans, _Setting(scale, blocks.fitting(q.shape[1])))
     return mixed.astype(precision.carried)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _attend(q: Any, k: Any, v: Any, spans: Spans, scale: float, blocks: Blocks) -> jax.Array:
-    return _forward(q, k, v, spans, scale, blocks)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _attend(q: Any, k: Any, v: Any, spans: Spans, setting: _Setting) -> jax.Array:
+    return _forward(q, k, v, spans, setting)[0]
 
 
 def _attend_forward(
-    q: Any, k: Any, v: Any, spans: Spans, scale: float, blocks: Blocks
+    q: Any, k: Any, v: Any, spans: Spans, setting: _Setting
 ) -> tuple[jax.Array, tuple]:
     # Under the name of projections, because both are as dear to compute again as those.
     out, normalizer = (
         jax.ad_checkpoint.checkpoint_name(x, "projection")
-        for x in _forward(q, k, v, spans, scale, blocks)
+        for x in _forward(q, k, v, spans, setting)
     )
     return out, (q, k, v, spans, out, normalizer)
 
 
-def _attend_backward(scale: float, blocks: Blocks, saved: tuple, ct_BLHK: jax.Array) -> tuple:
+def _attend_backward(setting: _Setting, saved: tuple, ct_BLHK: jax.Array) -> tuple:
     q, k, v, spans, out, normalizer = saved
     owed_BHL = jnp.einsum("blhk,blhk->bhl", out.astype(jnp.float32), ct_BLHK.astype(jnp.float32))
     arrays = (q, k, v, ct_BLHK, spans.first, spans.last, normalizer, owed_BHL)
-    ct_q = _query_gradient(arrays, scale, blocks)
-    ct_k, ct_v = _key_value_gradient(arrays, scale, blocks)
+    ct_q = _query_gradient(arrays, setting)
+    ct_k, ct_v = _key_value_gradient(arrays, setting)
     return ct_q, ct_k, ct_v, None
 
 
@@ -148,15 +155,16 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, spans: Spans, scale: float, blocks: Blocks
+    q: jax.Array, k: jax.Array, v: jax.Array, spans: Spans, setting: _Setting
 ) -> tuple[jax.Array, jax.Array]:
     """Output like q, and log2 of each softmax's sum of powers of two, float32 [B, H, L]."""
     b, length, heads, size = q.shape
+    blocks = setting.blocks
     rows = blocks.forward_queries
     own, whole = _views(length, size, group=heads // k.shape[2])
     return _launch(
         functools.partial(
-            _forward_kernel, scale=scale, block_queries=rows, block_keys=blocks.forward_keys
+            _forward_kernel, scale=setting.scale, block_queries=rows, block_keys=blocks.forward_keys
         ),
         (q, k, v, spans.first),
         grid=(length // rows, b, heads),
@@ -168,15 +176,16 @@ def _forward(
     )
 
 
-def _query_gradient(arrays: tuple, scale: float, blocks: Blocks) -> jax.Array:
+def _query_gradient(arrays: tuple, setting: _Setting) -> jax.Array:
     q, k = arrays[:2]
     b, length, heads, size = q.shape
+    blocks = setting.blocks
     rows = blocks.backward_own
     own, whole = _views(length, size, group=heads // k.shape[2])
     (ct_q,) = _launch(
         functools.partial(
             _query_gradient_kernel,
-            scale=scale,
+            scale=setting.scale,
             block_queries=rows,
             block_keys=blocks.backward_other,
         ),
@@ -199,17 +208,17 @@ def _query_gradient(arrays: tuple, scale: float, blocks: Blocks) -> jax.Array:
     return ct_q
 
 
-def _key_value_gradient(arrays: tuple, scale: float, blocks: Blocks) -> tuple[jax.Array, jax.Array]:
+def _key_value_gradient(arrays: tuple, setting: _Setting) -> tuple[jax.Array, jax.Array]:
     q, k = arrays[:2]
     b, length, heads, size = q.shape
-    groups = k.shape[2]
+    groups, blocks = k.shape[2], setting.blocks
     rows = blocks.backward_own
     own, whole = _views(length, size, group=heads // groups)
     # Each query head writes its own share: heads of a group run side by side.
     shares = _launch(
         functools.partial(
             _key_value_gradient_kernel,
-            scale=scale,
+            scale=setting.scale,
             block_keys=rows,
             block_queries=blocks.backward_other,
         ),
@@ -332,17 +341,12 @@ def _seen(rows: jax.Array, columns: jax.Array, first: jax.Array) -> jax.Array:
 
 
 def _forward_kernel(
-    q_ref: Any,
-    k_ref: Any,
-    v_ref: Any,
-    first_ref: Any,
-    out_ref: Any,
-    normalizer_ref: Any,
-    *,
+    *refs: Any,
     scale: float,
     block_queries: int,
     block_keys: int,
 ) -> None:
+    (q_ref, k_ref, v_ref, first_ref, out_ref, normalizer_ref) = refs
     begin = pl.program_id(0) * block_queries
     rows = begin + jnp.arange(block_queries)
     q = q_ref[...]
@@ -373,19 +377,12 @@ def _forward_kernel(
 
 
 def _query_gradient_kernel(
-    q_ref: Any,
-    k_ref: Any,
-    v_ref: Any,
-    ct_ref: Any,
-    first_ref: Any,
-    normalizer_ref: Any,
-    owed_ref: Any,
-    ct_q_ref: Any,
-    *,
+    *refs: Any,
     scale: float,
     block_queries: int,
     block_keys: int,
 ) -> None:
+    (q_ref, k_ref, v_ref, ct_ref, first_ref, normalizer_ref, owed_ref, ct_q_ref) = refs
     begin = pl.program_id(0) * block_queries
     rows = begin + jnp.arange(block_queries)
     q, ct = q_ref[...], ct_ref[...]
@@ -407,21 +404,23 @@ def _query_gradient_kernel(
 
 
 def _key_value_gradient_kernel(
-    q_ref: Any,
-    k_ref: Any,
-    v_ref: Any,
-    ct_ref: Any,
-    first_ref: Any,
-    last_ref: Any,
-    normalizer_ref: Any,
-    owed_ref: Any,
-    ct_k_ref: Any,
-    ct_v_ref: Any,
-    *,
+    *refs: Any,
     scale: float,
     block_keys: int,
     block_queries: int,
 ) -> None:
+    (
+        q_ref,
+        k_ref,
+        v_ref,
+        ct_ref,
+        first_ref,
+        last_ref,
+        normalizer_ref,
+        owed_ref,
+        ct_k_ref,
+        ct_v_ref,
+    ) = refs
     begin = pl.program_id(0) * block_keys
     columns = begin + jnp.arange(block_keys)
     k, v = k_ref[...], v_ref[...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ def packed(rows, *, length=64):
     positions, segments = np.zeros((2, len(rows), length), np.int32)
     for i, sizes in enumerate(rows):
         ends = np.cumsum([0, *sizes])
-        for segment, (start, end) in enumerate(zip(ends[:-1], ends[1:], strict=True), 1):
+        for segment, (start, end) in enumerate(itertools.pairwise(ends), 1):
             positions[i, start:end] = np.arange(end - start)
             segments[i, start:end] = segment
     return positions, segments
