@@ -35,19 +35,24 @@ class Figure(NamedTuple):
 
 
 class ItemScore(NamedTuple):
-    """One item's score, the mean of its samples', and what it was asked."""
+    """One item's score, the mean of its samples', what it was asked and its first answer."""
 
     value: float
     question: str
+    answer: str
     cluster: str
 
 
 class Pairs(NamedTuple):
-    """Scores of common items, in the items' order, and how many were left out, by reason."""
+    """Scores of common items, in the items' order, and how many were left out, by reason.
+
+    baseline_answers: what the earlier model said, for those who look at what got worse.
+    """
 
     items: tuple[str, ...]
     current: np.ndarray
     baseline: np.ndarray
+    baseline_answers: tuple[str, ...]
     clusters: tuple[str, ...]
     left_out: Mapping[str, int]
 
@@ -57,29 +62,31 @@ def scores_by_figure(
 ) -> dict[Figure, dict[str, ItemScore]]:
     """Figure → item → its score. A program that was not executed has none, nor has what is NaN."""
     values: dict[Figure, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    questions: dict[tuple[str, str], str] = {}
-    clusters: dict[tuple[str, str], str] = {}
+    first: dict[tuple[str, str], Mapping[str, Any]] = {}
     for row in samples:
         if row.get("verdict") == "refused":
             continue
         suite, item = str(row["suite"]), str(row.get("task_id") or row["id"])
         group = str(row.get("group") or row.get("set") or row.get("split") or "")
-        questions[suite, item] = str(row.get("question") or "")
-        clusters[suite, item] = str(row.get("cluster") or item)
+        first.setdefault((suite, item), row)
         for score, value in row.get("scores", {}).items():
             if value is not None and math.isfinite(value):
                 values[Figure(suite, group, score)][item].append(float(value))
     return {
         figure: {
-            item: ItemScore(
-                sum(each) / len(each),
-                questions[figure.suite, item],
-                clusters[figure.suite, item],
-            )
-            for item, each in items.items()
+            item: _item_score(item, each, first[figure.suite, item]) for item, each in items.items()
         }
         for figure, items in values.items()
     }
+
+
+def _item_score(item: str, values: list[float], row: Mapping[str, Any]) -> ItemScore:
+    return ItemScore(
+        sum(values) / len(values),
+        question=str(row.get("question") or ""),
+        answer=str(row.get("completion") or row.get("answer") or ""),
+        cluster=str(row.get("cluster") or item),
+    )
 
 
 def pair_items(now: Mapping[str, ItemScore], then: Mapping[str, ItemScore]) -> Pairs:
@@ -95,6 +102,7 @@ def pair_items(now: Mapping[str, ItemScore], then: Mapping[str, ItemScore]) -> P
         same,
         np.array([now[item].value for item in same], np.float64),
         np.array([then[item].value for item in same], np.float64),
+        tuple(then[item].answer for item in same),
         tuple(now[item].cluster for item in same),
         {reason: count for reason, count in counts.items() if count},
     )

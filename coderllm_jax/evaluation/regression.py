@@ -48,7 +48,8 @@ class FigureChange:
 
     change is oriented: positive is better, also for losses. allowed: the drop that the margin lets
     pass, in the figure's own unit. p_value: of no drop, one-sided; adjusted_p: after Holm, None
-    where the figure may not fail the gate.
+    where the figure may not fail the gate. worse_items: id, both scores and what the baseline
+    answered, those that lost most first.
     """
 
     figure: Figure
@@ -59,7 +60,7 @@ class FigureChange:
     p_value: float
     adjusted_p: float | None
     comparison: PairedComparison
-    worse_items: Sequence[Mapping[str, Any]]
+    worse_items: list[dict[str, Any]]
 
     def regressed(self, alpha: float) -> bool:
         """Whether this alone fails the gate."""
@@ -67,8 +68,9 @@ class FigureChange:
         significant = self.adjusted_p is not None and self.adjusted_p <= alpha
         return significant and -self.change.value > self.allowed
 
-    def to_json(self) -> dict[str, Any]:
-        """For the results' details."""
+    def to_json(self, alpha: float) -> dict[str, Any]:
+        """For the results' details; with the baseline's answers where it is a regression."""
+        told = ("id", "baseline", "current", *(["baseline_answer"] * self.regressed(alpha)))
         return {
             "figure": str(self.figure),
             "baseline": self.baseline,
@@ -82,7 +84,10 @@ class FigureChange:
             "num_worse": self.comparison.num_worse,
             "num_better": self.comparison.num_better,
             "detectable_difference": self.comparison.detectable_difference,
-            "worse_items": list(self.worse_items[:_MOST_ITEMS_LISTED]),
+            "worse_items": [
+                {name: item[name] for name in told}
+                for item in self.worse_items[:_MOST_ITEMS_LISTED]
+            ],
         }
 
     def describe(self) -> str:
@@ -218,7 +223,7 @@ def find_regressions(
         "regressions": list(verdict.regressions),
         "margin": margin,
         "alpha": alpha,
-        "changes": [change.to_json() for change in compared],
+        "changes": [change.to_json(alpha) for change in compared],
         "left_out": left_out,
         "unpaired_figures": clocked,
     }
@@ -273,6 +278,7 @@ def _compare(
                 "id": pairs.items[place],
                 "baseline": float(pairs.baseline[place]),
                 "current": float(pairs.current[place]),
+                "baseline_answer": pairs.baseline_answers[place],
             }
             for place in order
             if changes[place] < 0

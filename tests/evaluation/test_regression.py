@@ -21,12 +21,14 @@ NOTHING = {"manifest": {}, "suites": {}}
 
 
 def rows(values, *, suite="qa_accuracy", group="seen", score="fact_f1", **more):
+    """One sample a value."""
     return [
         {
             "suite": suite,
             "split": group,
             "id": f"qa/{number}",
             "question": f"What is {number}?",
+            "answer": f"It is {value}.",
             "scores": {score: float(value)},
             **more,
         }
@@ -66,6 +68,12 @@ def test_mcnemar_by_hand():
     assert (change["baseline"], change["current"]) == (0.75, 0.575)
     assert change["change"]["value"] == pytest.approx(-0.175)
     assert [item["id"] for item in change["worse_items"]] == [f"qa/{n}" for n in range(7)]
+    assert change["worse_items"][0] == {
+        "id": "qa/0",
+        "baseline": 1.0,
+        "current": 0.0,
+        "baseline_answer": "It is 1.0.",
+    }
     assert gate.verdict.outcome == "failed"
     assert gate.verdict.regressions == ("qa_accuracy/seen/fact_f1",)
     assert "0.750 → 0.575 on 40 pairs, 7 worse and 0 better" in gate.verdict.reason
