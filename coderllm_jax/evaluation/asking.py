@@ -96,7 +96,8 @@ class Kept:
     def __enter__(self) -> Kept:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         cut = self._path.is_file() and not _ends_a_line(self._path)
-        self._file = self._path.open("a", encoding="utf-8")
+        # Half a surrogate, which JSON can hold and UTF-8 cannot, is written as JSON's own escape.
+        self._file = self._path.open("a", encoding="utf-8", errors="backslashreplace")
         if cut:
             self._file.write("\n")
         return self

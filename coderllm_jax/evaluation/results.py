@@ -81,7 +81,7 @@ def write_results(
     """Writes samples.jsonl, then results.json; returns what the latter holds."""
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / ".samples.jsonl.unfinished"
-    with unfinished.open("w", encoding="utf-8") as file:
+    with unfinished.open("w", encoding="utf-8", errors="backslashreplace") as file:
         for result in results:
             for sample in result.samples:
                 file.write(json.dumps(plain(sample), ensure_ascii=False) + "\n")

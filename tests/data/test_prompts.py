@@ -8,15 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coderllm_jax.data.prompts import (
+    PromptStyle,
     encode_conversation,
     encode_conversations,
     encode_few_shot,
     encode_prompt,
+    encode_query,
+    encode_reference,
+    stops_of,
     turn_problem,
 )
 from coderllm_jax.data.tokenizer import ByteTokenizer, SentencePieceTokenizer, build_sentencepiece
 from coderllm_jax.errors import DataError
-from coderllm_jax.records import Turn
+from coderllm_jax.records import Query, Turn
 
 
 @functools.cache
@@ -187,3 +191,65 @@ def test_turns_out_of_order_are_named(roles, problem):
 def test_a_prompt_must_end_with_the_user():
     with pytest.raises(DataError, match="ends with a model turn; expected a user turn"):
         encode_prompt(ByteTokenizer(), [Turn("user", "q"), Turn("model", "a")])
+
+
+# ------------------------------------------------------------------------------ queries
+
+SHOTS = PromptStyle("few_shot", (("Q1", "A1"),))
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_a_query_under_chat_is_the_prompt_that_training_saw(tokenizer):
+    query = Query.from_question("q", "1+1?")
+    trained = encode_conversation(tokenizer, [Turn("user", "1+1?"), Turn("model", "2")])
+    prompt = encode_query(tokenizer, query, PromptStyle())
+    assert prompt.tolist() == trained.ids[: len(prompt)].tolist()
+    scored = encode_reference(tokenizer, query, PromptStyle(), "2")
+    assert scored.ids.tolist() == trained.ids.tolist()
+    assert scored.supervised.tolist() == trained.supervised.tolist()
+
+
+def test_a_query_under_few_shot_is_plain_text_and_earlier_turns_are_examples():
+    tokenizer = ByteTokenizer()
+    turns = (Turn("system", "Be brief."), Turn("user", "Q2"), Turn("model", "A2"))
+    query = Query("q", turns=(*turns, Turn("user", " 1+1? ")))
+    text = "<bos>Question: Q1\nAnswer: A1\n\nQuestion: Q2\nAnswer: A2\n\n"
+    text += "Question: Be brief.\n\n 1+1?\nAnswer:"
+    assert spelled(tokenizer, encode_query(tokenizer, query, SHOTS)) == text
+    scored = encode_reference(tokenizer, query, SHOTS, "2")
+    assert spelled(tokenizer, scored.ids) == f"{text} 2\n\n"
+    assert spelled(tokenizer, scored.ids[scored.supervised]) == " 2\n\n"
+
+
+@pytest.mark.parametrize("style", [PromptStyle(), SHOTS])
+def test_a_text_to_be_continued_follows_the_first_token_as_it_stands(style):
+    tokenizer = ByteTokenizer()
+    query = Query("q", continues="def f():\n  ", stop=("\ndef",))
+    assert spelled(tokenizer, encode_query(tokenizer, query, style)) == "<bos>def f():\n  "
+    scored = encode_reference(tokenizer, query, style, "return 1")
+    assert spelled(tokenizer, scored.ids[scored.supervised]) == "return 1"
+    assert stops_of(query, style) == ("\ndef",)
+
+
+def test_only_a_plain_prompt_ends_where_the_next_question_begins():
+    query = Query.from_question("q", "1+1?", stop=("x",))
+    assert stops_of(query, PromptStyle()) == ("x",)
+    assert stops_of(query, SHOTS) == ("x", "\n\nQuestion:")
+
+
+@pytest.mark.parametrize("style", [PromptStyle(), SHOTS])
+def test_a_query_in_no_order_is_refused(style):
+    with pytest.raises(DataError, match="both user turns"):
+        encode_query(
+            ByteTokenizer(), Query("q", turns=(Turn("user", "a"), Turn("user", "b"))), style
+        )
+
+
+@given(TEXTS)
+def test_a_query_s_text_becomes_no_control_token(text):
+    tokenizer = ByteTokenizer()
+    for style in (PromptStyle(), SHOTS):
+        query = Query.from_question("q", text)
+        ids = encode_query(tokenizer, query, style).tolist()
+        assert ids.count(tokenizer.bos_id) == 1
+        assert ids.count(tokenizer.end_of_turn_id) == (1 if style.kind == "chat" else 0)
