@@ -120,7 +120,10 @@ def read_samples(path: str, tasks: Mapping[str, CodeTask]) -> list[dict[str, str
     samples = []
     for file in find_files(path, option="samples"):
         for record in iterate_records(file):
-            row = record.fields()
+            try:
+                row = record.fields()
+            except DataError as error:
+                raise DataError(f"{record.location}: {error}") from None
             task_id, completion = row.get("task_id"), row.get("completion")
             if not isinstance(task_id, str) or not isinstance(completion, str):
                 raise DataError(

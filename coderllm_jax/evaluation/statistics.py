@@ -516,7 +516,8 @@ def _bca_shares(
     bias = float(ndtri(np.clip(below, 1 / means_R.size, 1 - 1 / means_R.size)))
     pull_C = left_out_C.mean() - left_out_C
     acceleration = float((pull_C**3).sum() / (6 * (pull_C**2).sum() ** 1.5))
-    z = bias + ndtri(np.array(shares))
+    # Of two or three clusters the percentiles are beyond what a double tells from 1.
+    z = bias + ndtri(np.clip(shares, 1e-16, 1 - 1e-16))
     low, high = ndtr(bias + z / (1 - acceleration * z))
     return float(low), float(high)
 
