@@ -141,7 +141,7 @@ def estimate_percentile(values: Sequence[float], share: float, *, num_longer: in
     if low < 1 or high > len(values):
         return Estimate(None, num_items=count)
     ordered = sorted(values)
-    rank = max(math.ceil(share * count), 1)
+    rank = math.ceil(share * count)
     return Estimate(ordered[rank - 1], ordered[low - 1], ordered[high - 1], num_items=count)
 
 

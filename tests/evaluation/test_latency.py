@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -65,6 +66,17 @@ def test_a_percentile_is_a_value_that_was_seen():
     assert estimate_percentile(values, 0.5) == Estimate(500.0, 400.0, 610.0, 100)
     assert estimate_percentile(values, 0.95) == Estimate(950.0, 900.0, 1000.0, 100)
     assert estimate_percentile(values, 0.99) == Estimate(None, num_items=100)
+
+
+def test_ranks_are_rounded_up_as_fractions_are():
+    for share, exact in (
+        (0.5, Fraction(1, 2)),
+        (0.95, Fraction(19, 20)),
+        (0.99, Fraction(99, 100)),
+    ):
+        for count in range(num_items_needed(share), 1200, 49):
+            rank = math.ceil(exact * count)
+            assert estimate_percentile(range(1, count + 1), share).value == rank
 
 
 def test_six_items_bound_a_median_by_their_ends():

@@ -19,7 +19,7 @@ def test_processor_time_is_work_and_no_sleep():
         while time.process_time() < end_s:
             sum(range(1000))
     assert asleep.usage.wall_s >= 0.2
-    assert asleep.usage.cpu_s < busy.usage.cpu_s
+    assert asleep.usage.cpu_s < asleep.usage.wall_s / 2
     assert busy.usage.cpu_s >= 0.2
 
 
@@ -43,3 +43,4 @@ def test_compiling_is_counted_in_its_own_window():
     jax.jit(lambda x: x * 3 + jnp.cos(x))(x)  # after the end: nobody listens
     assert first.usage.compile_s > 0
     assert second.usage.compile_s == 0
+    assert first._compile_s == first.usage.compile_s

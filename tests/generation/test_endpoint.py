@@ -393,6 +393,15 @@ def test_cancelling_one_that_waits_never_reaches_the_server():
     assert len(server.requests) <= 1
 
 
+def test_what_has_ended_and_was_not_told_yet_cannot_be_cancelled():
+    with serving(Reply()) as (_, endpoint):
+        endpoint.submit(question())
+        wait_until(lambda: endpoint._going["q"].finish)
+        assert not endpoint.cancel("q")
+        assert not endpoint.is_idle
+        assert endpoint.poll()[-1].answer.finish == "stop"
+
+
 def test_closing_cancels_and_leaves_nothing():
     before = set(threading.enumerate())
     with ScriptedEndpoint(Reply(fault="hang")) as server:
