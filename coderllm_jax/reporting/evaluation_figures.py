@@ -11,7 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from coderllm_jax.reporting.row_charts import Interval
+
 NONE = "\u2013"
+HUMAN_EVAL = "human_eval"
 _WORDS = {
     "fact_f1": "fact F1",
     "fact_precision": "fact precision",
@@ -32,6 +35,13 @@ _WORDS = {
     "performance": "Performance",
     "robustness": "Robustness",
     "regression": "Regression",
+    "repetition/identical": "same when asked again",
+    "order/identical": "same in another order",
+    "batch/identical": "same when asked alone",
+    "survival/passed": "survived what nobody should ask",
+    "stress/ended_once": "ended once under stress",
+    "clean_fact_f1": "fact F1 before disturbing",
+    "fact_f1_drop": "lost fact F1",
     "time_to_first_token_s": "time to first token",
     "time_per_token_s": "time per token",
     "total_s": "end to end",
@@ -70,20 +80,26 @@ class Figure(NamedTuple):
         show = show_as(self.name)
         return f"{show(self.low)}{between}{show(self.high)}"
 
+    def as_interval(self, name: str, color: int = 0) -> Interval:
+        """A row of a chart."""
+        return Interval(name, self.value, self.low, self.high, self.num_items, color)
+
 
 def read_figures(suite: Mapping[str, Any]) -> dict[str, Figure]:
-    """A suite's figures by name, in their order."""
-    return {
-        name: Figure(
-            name, each.get("value"), each.get("low"), each.get("high"), each.get("num_items", 0)
-        )
+    """A suite's figures by name, in their order; HumanEval before other sets of problems."""
+    figures = [
+        Figure(name, each.get("value"), each.get("low"), each.get("high"), each.get("num_items", 0))
         for name, each in suite.get("figures", {}).items()
-    }
+    ]
+    figures.sort(key=lambda figure: figure.group != HUMAN_EVAL)
+    return {figure.name: figure for figure in figures}
 
 
 def name_in_words(name: str) -> str:
-    """A part of a figure's name, or a suite's, as people say it."""
-    return _WORDS.get(name, name.replace("_", " "))
+    """A figure's or a suite's name, or a part of it, as people say it."""
+    if name in _WORDS:
+        return _WORDS[name]
+    return " ".join(_WORDS.get(part, part.replace("_", " ")) for part in name.split("/"))
 
 
 def load_in_words(load: str) -> str:
@@ -154,7 +170,7 @@ def show_growth(value: float) -> str:
 
 def gate_of(content: Mapping[str, Any]) -> str:
     """What the regression gate says: passed, failed, not_comparable; "" where none was asked."""
-    return content.get("suites", {}).get("regression", {}).get("details", {}).get("outcome", "")
+    return content.get("suites", {}).get("regression", {}).get("details", {}).get("gate", "")
 
 
 def all_notes(content: Mapping[str, Any]) -> Sequence[tuple[str, str]]:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from coderllm_jax.monitoring.progress import clock
+from coderllm_jax.reporting.answers_section import answers_section
+from coderllm_jax.reporting.code_section import code_section
 from coderllm_jax.reporting.evaluation_figures import (
     NONE,
     Figure,
@@ -21,21 +23,27 @@ from coderllm_jax.reporting.evaluation_figures import (
     name_in_words,
     read_figures,
 )
-from coderllm_jax.reporting.page import notes_list, page, section, table, text, tiles, unfold
-from coderllm_jax.reporting.quality_sections import answer_sections, code_sections
-from coderllm_jax.reporting.service_sections import (
-    performance_sections,
-    plain_sections,
-    regression_sections,
-    robustness_sections,
+from coderllm_jax.reporting.evaluation_reading import read_evaluation
+from coderllm_jax.reporting.page import (
+    grid_table,
+    notes_list,
+    page,
+    section,
+    table,
+    text,
+    tiles,
+    unfold,
 )
+from coderllm_jax.reporting.performance_section import performance_section
+from coderllm_jax.reporting.regression_section import regression_section
+from coderllm_jax.reporting.robustness_section import robustness_section
 
 _SECTIONS: dict[str, Callable[[Mapping[str, Any], Sequence[Mapping[str, Any]]], str]] = {
-    "code_generation": code_sections,
-    "qa_accuracy": answer_sections,
-    "performance": performance_sections,
-    "robustness": robustness_sections,
-    "regression": regression_sections,
+    "code_generation": code_section,
+    "qa_accuracy": answers_section,
+    "performance": performance_section,
+    "robustness": robustness_section,
+    "regression": regression_section,
 }
 # Suite, figure, what to call it.
 _HEADLINES = (
@@ -76,7 +84,8 @@ def render(content: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> 
         [
             _header(name, content),
             _headline(suites),
-            *(_section(suite, suites[suite], samples) for suite in suites),
+            section("What it says", _findings(content)),
+            *(_section(suite, suites[suite], samples) for suite in _order(content)),
             section("The evaluation", _provenance(content), _raw(content)),
             "<footer>Made by coderllm_jax from this folder's results.json and samples.jsonl."
             "</footer>",
@@ -112,18 +121,34 @@ def _under(figure: Figure) -> str:
     return f"{around}, n = {figure.num_items:,}" if around else f"n = {figure.num_items:,}"
 
 
+def _findings(content: Mapping[str, Any]) -> str:
+    items = "".join(
+        f'<li><b class="{finding.state}">{text(finding.sentence)}</b> '
+        f'<span class="muted">{text(finding.figures)}</span></li>'
+        for finding in read_evaluation(content)
+    )
+    return f'<ul class="findings card">{items}</ul>' if items else ""
+
+
+def _order(content: Mapping[str, Any]) -> list[str]:
+    """Suites as they ran; a regression is what there is to see first."""
+    names = list(content.get("suites", {}))
+    return sorted(names, key=lambda name: (name, gate_of(content)) != ("regression", "failed"))
+
+
 def _section(name: str, suite: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> str:
-    rows = [row for row in samples if row.get("suite") == name]
-    body = _SECTIONS.get(name, plain_sections)(suite, rows)
-    details = json.dumps(suite.get("details", {}), indent=1, ensure_ascii=False)
+    rows = [row for row in samples if name == "regression" or row.get("suite") == name]
+    body = _SECTIONS[name](suite, rows) if name in _SECTIONS else _figures_table(suite)
+    reason = suite.get("details", {}).get("reason")
     return section(
         name_in_words(name),
-        notes_list(suite.get("notes", ())),
+        # The gate's reason is its section's first line already.
+        notes_list(note for note in suite.get("notes", ()) if note != reason),
         body,
-        unfold("All figures of this suite", plain_sections(suite, rows))
+        unfold("All figures of this suite", _figures_table(suite))
         if name in _SECTIONS and suite.get("figures")
         else "",
-        unfold("Its details, as results.json has them", f"<pre>{text(details)}</pre>"),
+        "" if name in _SECTIONS else _details(suite),
     )
 
 
@@ -143,9 +168,29 @@ def _provenance(content: Mapping[str, Any]) -> str:
     return table((name, value) for name, value in rows if value)
 
 
+def _figures_table(suite: Mapping[str, Any]) -> str:
+    return grid_table(
+        ["figure", "value", "interval", "items"],
+        [
+            [name, figure.in_words(), figure.interval_in_words(), f"{figure.num_items:,}"]
+            for name, figure in read_figures(suite).items()
+        ],
+    )
+
+
+def _details(suite: Mapping[str, Any]) -> str:
+    details = suite.get("details")
+    return unfold("Its details", f"<pre>{_json(details)}</pre>") if details else ""
+
+
 def _raw(content: Mapping[str, Any]) -> str:
-    config = json.dumps(content.get("manifest", {}).get("config", {}), indent=1, default=str)
-    return unfold("The configuration", f"<pre>{text(config)}</pre>")
+    return unfold(
+        "The manifest, with the configuration", f"<pre>{_json(content.get('manifest', {}))}</pre>"
+    )
+
+
+def _json(value: Any) -> str:
+    return text(json.dumps(value, indent=1, ensure_ascii=False, default=str))
 
 
 def _plain(value: Any) -> str:

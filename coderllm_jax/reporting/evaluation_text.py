@@ -30,17 +30,18 @@ _WIDTH = 110
 
 def describe_results(folder: Path, content: Mapping[str, Any]) -> str:
     """All suites' figures with intervals and numbers of items, notes, the gate, and the page."""
+    suites = content.get("suites", {})
     lines: list[str] = []
-    for name, suite in content["suites"].items():
+    for name, suite in suites.items():
         if name == "regression":
             continue
         figures = read_figures(suite)
         lines += [name_in_words(name), *_LINES.get(name, _plain_lines)(figures, suite)]
     lines += _notes([(name, note) for name, note in all_notes(content) if name != "regression"])
-    if gate := content["suites"].get("regression"):
+    if gate := suites.get("regression"):
         lines += _gate_lines(gate)
     lines.append(f"page  {folder / 'report' / 'index.html'}")
-    return "\n".join(lines)
+    return "\n".join(map(_printable, lines))
 
 
 # ------------------------------------------------------------------------------- lines of a suite
@@ -53,7 +54,7 @@ def _plain_lines(
     if not figures:
         return ["  nothing was measured"]
     shown = list(figures.values())[:most]
-    rows = [(" ".join(map(name_in_words, each.name.split("/"))), *_cells(each)) for each in shown]
+    rows = [(name_in_words(each.name), *_cells(each)) for each in shown]
     return [*_aligned(rows), *_more(len(figures) - len(shown))]
 
 
@@ -104,7 +105,7 @@ _LINES = {"qa_accuracy": _answer_lines, "performance": _load_lines}
 
 def _gate_lines(gate: Mapping[str, Any]) -> list[str]:
     details = gate.get("details", {})
-    outcome = details.get("outcome", "")
+    outcome = details.get("gate", "")
     lines = [f"regression gate: {outcome.replace('_', ' ')} · {details.get('reason', '')}"]
     return [_cut(line) for line in lines]
 
@@ -139,6 +140,11 @@ def _aligned(rows: Iterable[Sequence[str]]) -> list[str]:
 
 def _more(count: int, *, what: str = "figures") -> list[str]:
     return [f"  and {count} more {what} on the page"] if count > 0 else []
+
+
+def _printable(line: str) -> str:
+    """Without what could move the cursor: notes quote answers and servers."""
+    return "".join(letter if letter.isprintable() else " " for letter in line)
 
 
 def _cut(line: str) -> str:

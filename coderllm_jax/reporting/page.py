@@ -9,10 +9,12 @@ markup in them stays words. A content policy in the page forbids everything that
 from __future__ import annotations
 
 import html
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+SERIES_COLORS = tuple(f"series-{i}" for i in range(6))
 _STYLE = """
 :root{color-scheme:light dark;--paper:#fff;--card:#f6f7f9;--ink:#1b1f24;--muted:#5b6472;
 --rule:#d8dde4;--series-0:#0b62b8;--series-1:#c2410c;--series-2:#15803d;--series-3:#7c3aed;
@@ -57,22 +59,31 @@ padding:8px 10px;max-height:340px;overflow-y:auto}
 .shares i{display:inline-block;width:11px;height:11px;border-radius:3px;background:var(--c);
 margin-right:6px}
 .rows .group{font-weight:600;font-size:.86rem;margin-top:8px}
-.row{display:grid;grid-template-columns:minmax(84px,9.5rem) 1fr minmax(88px,13rem);gap:0 12px;
-align-items:center;font-size:.86rem;line-height:1.3}
-.row .name{overflow-wrap:anywhere}.row .words{font-variant-numeric:tabular-nums}
-.chart svg.track{width:100%;height:24px;overflow:visible}.tall svg.track{height:46px}
+.row{display:grid;grid-template-columns:minmax(64px,23%) 1fr minmax(72px,34%);gap:0 14px;
+align-items:center;min-height:24px;font-size:.86rem;line-height:1.3}.row.tall{min-height:46px}
+.row .name{overflow-wrap:anywhere}
+.row .words{font-variant-numeric:tabular-nums}.words b{margin-right:4px}
+.words b,.words small{white-space:nowrap}.words small{color:var(--muted);margin-right:4px}
+/* As tall as its row, which a name of two lines may make taller: gridlines stay whole. */
+.chart svg.track{width:100%;height:0;min-height:100%;overflow:visible}
 svg.track text{font-size:11px}.track rect{fill:var(--c)}.whisker{stroke:var(--c);stroke-width:2}
 .rows .legend i{display:inline-block;width:11px;height:11px;border-radius:3px;background:var(--c);
 margin-right:5px}
-.wide{overflow-x:auto}.wide td,.wide th{white-space:nowrap}.wide th:first-child{white-space:normal}
+.wide{overflow-x:auto;margin:14px 0}.wide td,.wide th{white-space:nowrap;padding-right:16px}
+.wide.texts td{white-space:normal;min-width:7rem}
+section>h3{margin:1.4rem 0 .6rem}section>.chart{margin-bottom:16px}
+ul.findings{list-style:none;display:grid;gap:.45rem}
+ul.notes{margin:.4rem 0 1rem;padding-left:1.2rem}
 ul.advice{list-style:none;padding:0;margin:0;display:grid;gap:10px}.advice .card{margin:0}
 details{margin-top:14px}summary{cursor:pointer;font-weight:600}
 footer{margin-top:3rem;color:var(--muted);font-size:.85rem}
 @media(max-width:560px){body{padding:16px 12px 48px}svg text{font-size:17px}
 .tile b{font-size:1.15rem}.tiles{grid-template-columns:repeat(2,1fr)}
-.row{grid-template-columns:1fr auto}.row .name{order:0}.row .words{order:1;text-align:right}
+.row{grid-template:auto 22px/1fr auto}.row.tall{grid-template:auto 44px/1fr auto}
+.row .name{order:0}.row .words{order:1;text-align:right}
 .row .track{order:2;grid-column:1/-1}}
-@media print{.card,.chart,.tile{break-inside:avoid}pre{max-height:none}}
+@media print{.card,.chart,.tile{break-inside:avoid}pre{max-height:none}
+.bar i,.shares i,.legend i{-webkit-print-color-adjust:exact;print-color-adjust:exact}}
 """
 
 
@@ -123,8 +134,13 @@ def table(rows: Iterable[tuple[Any, Any]]) -> str:
     )
 
 
-def grid_table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
-    """Columns under a head; it scrolls by itself where the page is narrower. "" without rows."""
+def grid_table(
+    head: Sequence[Any], rows: Iterable[Sequence[Any]], *, has_texts: bool = False
+) -> str:
+    """Columns under a head; it scrolls by itself where the page is narrower. "" without rows.
+
+    has_texts: cells are sentences, and wrap.
+    """
     body = "".join(
         f"<tr><th>{text(row[0])}</th>{''.join(f'<td>{text(cell)}</td>' for cell in row[1:])}</tr>"
         for row in rows
@@ -132,7 +148,8 @@ def grid_table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
     if not body:
         return ""
     heads = "".join(f"<th>{text(cell)}</th>" for cell in head)
-    return f'<div class="wide"><table><tr>{heads}</tr>{body}</table></div>'
+    kind = "wide texts" if has_texts else "wide"
+    return f'<div class="{kind}"><table><tr>{heads}</tr>{body}</table></div>'
 
 
 def side_by_side(title: str, columns: Iterable[tuple[str, Any]], *, under: str = "") -> str:
@@ -153,18 +170,27 @@ def notes_list(notes: Iterable[str]) -> str:
     return f'<ul class="notes">{items}</ul>' if items else ""
 
 
-def shares(parts: Sequence[tuple[str, float, str]]) -> str:
-    """One bar cut into parts: (name, amount, amount in words). Nothing where all are zero."""
+def shares(
+    parts: Sequence[tuple[str, float, str]], *, colors: Sequence[str] = SERIES_COLORS
+) -> str:
+    """One bar cut into parts: (name, amount, amount in words). Nothing where all are zero.
+
+    A part's colour goes by its place, so that parts of nothing keep the others' colours.
+    """
     total = sum(amount for _, amount, _ in parts)
-    shown = [(i % 6, *part) for i, part in enumerate(parts) if part[1] > 0]
+    shown = [
+        (color, *part)
+        for color, part in zip(itertools.cycle(colors), parts, strict=False)
+        if part[1] > 0
+    ]
     if not total or not shown:
         return ""
     bar = "".join(
-        f'<i style="--c:var(--series-{color});flex:{amount / total:.4f}"></i>'
+        f'<i style="--c:var(--{color});flex:{amount / total:.4f}"></i>'
         for color, _, amount, _ in shown
     )
     keys = "".join(
-        f'<span><i style="--c:var(--series-{color})"></i>{text(name)} {text(words)} '
+        f'<span><i style="--c:var(--{color})"></i>{text(name)} {text(words)} '
         f'<span class="muted">({amount / total:.0%})</span></span>'
         for color, name, amount, words in shown
     )

@@ -1,9 +1,9 @@
 """Charts with a row for each thing: its name, a drawing, and its figures in words.
 
-    seen     ────●────          0.412  0.331 to 0.490      interval_chart  a dot and its interval
-    unseen       ──●──          0.221  0.150 to 0.300
-    1        ▓▓▓▓▒▒░            1.2 s  2.0 s  2.4 s        bar_chart       percentiles in one bar
-    seen     ▁▂▅▇▃▁             median 0.41                histogram       how values are spread
+    seen     ────●────       0.412  0.331 to 0.490  n 50      interval_chart  dot and interval
+    unseen       ──●──       0.221  0.150 to 0.300  n 50
+    alone    ▓▓▓▓▒▒░         1.2 s  2.0 s  2.4 s              bar_chart       percentiles in one
+    seen     ▁▂▅▇▃▁          0.41  median of 50               histogram       how values spread
 
 Every figure is written beside its drawing, so that nothing is to be read off an axis and nothing
 is lost on paper or to who cannot see it. Names and figures are the page's own text, which wraps
@@ -28,13 +28,13 @@ Show = Callable[[float], str]
 
 
 class Interval(NamedTuple):
-    """A figure with its interval, both of which may be missing; `under` says what it rests on."""
+    """A figure, its interval and the number of items behind it; each may be missing."""
 
     name: str
     value: float | None
     low: float | None = None
     high: float | None = None
-    under: str = ""
+    num_items: int = 0
     color: int = 0
 
 
@@ -72,8 +72,9 @@ def interval_chart(
 ) -> str:
     """Dots with whiskers on one axis; "" where there is no figure at all.
 
-    low, high: the axis' ends, by default those of the figures. mark: a level, such as 0 for "no
-    difference", that is drawn through all rows.
+    show writes figures; the axis has short numbers, so its unit belongs in the title. low, high:
+    the axis' ends, by default the round numbers around all figures. mark: a level, such as 0 for
+    "no difference", that is drawn through all rows.
     """
     groups = [group for group in groups if group.rows]
     rows = [row for group in groups for row in group.rows]
@@ -90,7 +91,7 @@ def interval_chart(
             _row(row.name, lines + _whisker(row, axis), _interval_in_words(row, show))
             for row in group.rows
         ]
-    return _figure(title, [*parts, axis.labels(show)])
+    return _figure(title, [*parts, axis.labels()])
 
 
 def bar_chart(
@@ -114,7 +115,7 @@ def bar_chart(
         f"{text(name)}</span>"
         for name, opacity in zip(names, _OPACITIES, strict=False)
     )
-    return _figure(title, [*parts, axis.labels(show)], legend)
+    return _figure(title, [*parts, axis.labels()], legend)
 
 
 def histogram(
@@ -139,13 +140,12 @@ def histogram(
         _row(
             spread.name,
             axis.lines() + _columns(spread, axis, num_bins),
-            f"<b>{text(show(statistics.median(spread.values)))}</b> "
-            f'<span class="muted">median of {len(spread.values):,}</span>',
+            _in_words(show(statistics.median(spread.values)), f"median of {len(spread.values):,}"),
             kind="tall",
         )
         for spread in drawn
     ]
-    return _figure(title, [*parts, axis.labels(show)])
+    return _figure(title, [*parts, axis.labels()])
 
 
 class _Axis(NamedTuple):
@@ -159,8 +159,12 @@ class _Axis(NamedTuple):
         first = min(numbers) if low is None else low
         last = max(numbers) if high is None else high
         if not last > first:
-            return cls(first, first + (abs(first) or 1.0))
-        return cls(first, last)
+            last = first + (abs(first) or 1.0)
+        # The ends are ticks, unless they are given.
+        step = nice_ticks(0.0, last - first, count=4)[1]
+        first = math.floor(first / step + 1e-9) * step if low is None else low
+        last = math.ceil(last / step - 1e-9) * step if high is None else high
+        return cls(first, last if last > first else first + (abs(first) or 1.0))
 
     def x(self, value: float) -> float:
         part = (value - self.low) / (self.high - self.low)
@@ -169,19 +173,23 @@ class _Axis(NamedTuple):
     def lines(self, mark: float | None = None) -> str:
         lines = [
             f'<line class="grid" x1="{self.x(tick)}%" x2="{self.x(tick)}%" y1="0" y2="100%"/>'
-            for tick in nice_ticks(self.low, self.high)
+            for tick in self.ticks()
         ]
         if mark is not None:
             x = self.x(mark)
             lines.append(f'<line class="axis" x1="{x}%" x2="{x}%" y1="0" y2="100%"/>')
         return "".join(lines)
 
-    def labels(self, show: Show) -> str:
+    def ticks(self) -> list[float]:
+        return nice_ticks(self.low, self.high, count=4)
+
+    def labels(self) -> str:
         labels = []
-        for tick in nice_ticks(self.low, self.high):
+        for tick in self.ticks():
             x = self.x(tick)
             anchor = "start" if x < 5 else "end" if x > 95 else "middle"
-            labels.append(f'<text x="{x}%" y="12" text-anchor="{anchor}">{text(show(tick))}</text>')
+            words = text(short_number(tick))
+            labels.append(f'<text x="{x}%" y="12" text-anchor="{anchor}">{words}</text>')
         return _row("", "".join(labels), "")
 
 
@@ -239,19 +247,21 @@ def _row(name: str, drawing: str, words: str, *, kind: str = "") -> str:
 
 
 def _interval_in_words(row: Interval, show: Show) -> str:
-    if row.value is None:
-        return f'<b>{_NONE}</b> <span class="muted">{text(row.under)}</span>'
+    value = show(row.value) if _is_drawn(row.value) else _NONE
     around = ""
-    if row.low is not None and row.high is not None:
+    if _is_drawn(row.low) and _is_drawn(row.high):
         around = f"{show(row.low)} to {show(row.high)}"
-    beside = " · ".join(part for part in (around, row.under) if part)
-    return f'<b>{text(show(row.value))}</b> <span class="muted">{text(beside)}</span>'
+    return _in_words(value, around, f"n {row.num_items:,}" if row.num_items else "")
 
 
 def _figures_in_words(values: Sequence[float | None], show: Show) -> str:
-    words = [_NONE if value is None else show(value) for value in values]
-    rest = "".join(f' <span class="muted">{text(word)}</span>' for word in words[1:])
-    return f"<b>{text(words[0])}</b>{rest}" if words else ""
+    return _in_words(*(show(value) if _is_drawn(value) else _NONE for value in values))
+
+
+def _in_words(first: str = "", *others: str) -> str:
+    """The first one stands out; a line breaks between them and not within."""
+    rest = "".join(f" <small>{text(words)}</small>" for words in others if words)
+    return f"<b>{text(first)}</b>{rest}"
 
 
 def _figure(title: str, rows: Sequence[str], legend: str = "") -> str:

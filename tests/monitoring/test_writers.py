@@ -17,7 +17,13 @@ from coderllm_jax.config.training import TrainingConfig
 from coderllm_jax.errors import RunError
 from coderllm_jax.monitoring import metrics_log, writers
 from coderllm_jax.monitoring.progress import ProgressWriter
-from coderllm_jax.monitoring.writers import CluWriter, FanOut, named_scalars, open_writers
+from coderllm_jax.monitoring.writers import (
+    CluWriter,
+    FanOut,
+    named_scalars,
+    open_writers,
+    write_clu_scalars,
+)
 from coderllm_jax.records import Sample
 from coderllm_jax.training.run_folder import RunFolder, write_json
 
@@ -213,3 +219,45 @@ def test_wandb_offline_leaves_a_run_on_disk(
     fan_out.close()
     assert fan_out.failures == {}
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+
+
+def read_scalars(folder: Path) -> dict[str, tuple[int, float]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    events = EventAccumulator(str(folder)).Reload()
+    found = {}
+    for tag in events.Tags()["tensors"]:
+        (event,) = events.Tensors(tag)  # one event a name
+        found[tag] = (event.step, float(make_ndarray(event.tensor_proto)))
+    return found
+
+
+def test_scalars_of_a_result_are_read_back_and_a_second_result_takes_their_place(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("clu.metric_writers")
+    folder = tmp_path / "metrics"
+    write_clu_scalars(folder, {"qa_accuracy/seen/fact_f1": 0.25, "code/human_eval/pass@1": 0.5})
+    other = folder / "metrics.jsonl"
+    other.write_text("{}\n")
+    assert read_scalars(folder) == {
+        "qa_accuracy/seen/fact_f1": (0, 0.25),
+        "code/human_eval/pass@1": (0, 0.5),
+    }
+    write_clu_scalars(folder, {"qa_accuracy/seen/fact_f1": 0.75}, step=7)
+    assert read_scalars(folder) == {"qa_accuracy/seen/fact_f1": (7, 0.75)}
+    assert other.read_text() == "{}\n"
+
+
+def test_scalars_that_cannot_be_written_are_a_warning_and_the_earlier_ones_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    earlier = tmp_path / "events.out.tfevents.1"
+    earlier.write_text("earlier")
+    monkeypatch.setitem(sys.modules, "clu.metric_writers", None)
+    with caplog.at_level(logging.WARNING):
+        write_clu_scalars(tmp_path, {"a": 1.0})
+    (record,) = caplog.records
+    assert "CLU summaries were not written" in record.getMessage()
+    assert earlier.read_text() == "earlier"

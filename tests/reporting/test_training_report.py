@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +16,7 @@ from coderllm_jax.reporting.training_text import describe_run
 from coderllm_jax.training.record import RunRecord
 from coderllm_jax.training.run_folder import RunFolder, write_json
 from coderllm_jax.training.summary import summarize
-
-HOSTILE = "</pre><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\"'"
-VOID = {"meta"}
-
-
-class Outline(HTMLParser):
-    """Tags, attributes and text of a page; fails where tags do not nest."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str]] = []
-        self.words: list[str] = []
-        self.feed(html)
-        self.close()
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag: str, attrs: list) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
+from tests.reporting.outline import HOSTILE, Outline
 
 
 def a_run(path: Path, *, status: str = "finished", words: str = "plain") -> RunFolder:
