@@ -110,7 +110,10 @@ def summarize_load(load: Load) -> LoadFigures:
         num_answered=len(answered),
         num_errors=len(failed),
         num_cut=len(cut),
-        errors=dict(collections.Counter(row.error for row in failed).most_common()),
+        # Errors that differ in their request's name alone are one.
+        errors=dict(
+            collections.Counter(row.error.replace(row.id, "*") for row in failed).most_common()
+        ),
         time_to_first_token_s=_percentiles(
             [row.time_to_first_token_s for row in [*answered, *cut]],
             num_longer=sum(row.first_token_s is None for row in cut),

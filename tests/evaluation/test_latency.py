@@ -161,6 +161,14 @@ def test_errors_are_counted_and_have_no_latency():
     assert figures.tokens_out_per_s == Estimate(18.0, num_items=6)
 
 
+def test_errors_that_differ_in_the_request_s_name_are_one():
+    failed = [
+        row(f"q#{n}", finish="error", error=f"DataError: request q#{n}: too long")
+        for n in range(20)
+    ]
+    assert summarize_load(load_of(*failed)).errors == {"DataError: request *: too long": 20}
+
+
 def test_cut_requests_are_not_forgotten():
     fine = [row(n, first_s=0.1, end_s=0.5) for n in range(80)]
     begun = [row(n, first_s=0.2, end_s=9.0, finish="cancelled") for n in range(80, 90)]
