@@ -48,7 +48,11 @@ _ROUGE = {"rouge1": "rouge1", "rouge2": "rouge2", "rougeL": "rouge_l"}
 
 def tokenize(text: str) -> list[str]:
     """The tokens of prose and code; see the drawing above. Canonically equal texts agree (NFC)."""
-    return _TOKEN.findall(_MARKUP.sub(" ", unicodedata.normalize("NFC", text)))
+    return _TOKEN.findall(_MARKUP.sub(" ", _composed(text)))
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def sentence_scores(answer: str, reference: str) -> dict[str, float]:
@@ -61,7 +65,7 @@ def sentence_scores(answer: str, reference: str) -> dict[str, float]:
         "bleu": float(
             _bleu(effective_order=True).sentence_score(_spaced(answer), [_spaced(reference)]).score
         ),
-        "chrf": float(_chrf().sentence_score(answer, [reference]).score),
+        "chrf": float(_chrf().sentence_score(_composed(answer), [_composed(reference)]).score),
         **{name: float(rouge[theirs].fmeasure) for theirs, name in _ROUGE.items()},
     }
 
@@ -85,10 +89,11 @@ def corpus_scores(
         raise DataError(f"{len(answers)} answers for {len(references)} references; expected pairs")
     bleu = _bleu(effective_order=False)
     tokens = [_spaced(answer) for answer in answers], [_spaced(text) for text in references]
+    composed = [_composed(answer) for answer in answers], [_composed(text) for text in references]
     found: dict[str, Any] = {"tokenizer": TOKENIZER, "num_items": len(answers)}
     for name, metric, (texts, expected) in (
         ("bleu", bleu, tokens),
-        ("chrf", _chrf(), (answers, references)),
+        ("chrf", _chrf(), composed),
     ):
         estimate = _estimate(
             metric, texts, expected, clusters=clusters, num_resamples=num_resamples, seed=seed
