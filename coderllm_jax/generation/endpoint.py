@@ -6,13 +6,8 @@
     cancel ───────────► cancel ─────► the stream is closed
 
 Queries with turns go to `/chat/completions`, those with `continues` to `/completions`. Requests
-that are sent again stay one query: their waiting is part of its times.
-
-What is counted. Tokens are the server's `usage`: stop token and hidden thinking with them. How many
-came first (`num_first_tokens`, which time per token rests on) is known exactly where the server
-counts in every chunk (`continuous_usage_stats`: vLLM, SGLang; asked for once, and no more where it
-is refused), else from the log-probabilities that came along, and else taken for one. Where a server
-counts nothing at all, a chunk stands for a token: fewer than there were.
+that are sent again stay one query: their waiting is part of its times. What the bytes mean is in
+`openai_protocol`.
 
 Covers: HTTP errors, refused and cut connections, time-outs, replies that are no such protocol; each
 ends in an answer with finish `error` and one line without credentials.
@@ -26,17 +21,17 @@ import asyncio
 import contextlib
 import dataclasses
 import email.utils
-import itertools
 import logging
 import queue
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from coderllm_jax.errors import ConfigError, DataError
-from coderllm_jax.records import Answer, Delta, Finish, Query, TokenLogprob
+from coderllm_jax.generation.openai_protocol import ProtocolError, Reply, request_body
+from coderllm_jax.records import Delta, Query
 from coderllm_jax.redaction import BLOT, redact
 
 CONNECT_TIMEOUT_S = 10.0
@@ -46,18 +41,7 @@ _PASSING = frozenset({429, 503})
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.5, 8.0
 # Servers that do not know a field of the body.
 _REFUSING = frozenset({400, 422})
-# As many as the protocol lets one ask for.
-_CHAT_ALTERNATIVES, _TEXT_ALTERNATIVES = 20, 5
 _LONGEST_ERROR = 300
-_ROLES = {"system": "system", "user": "user", "model": "assistant"}
-_FINISHES: dict[str, Finish] = {
-    "stop": "stop",
-    "eos": "stop",
-    "eos_token": "stop",
-    "stop_sequence": "stop",
-    "length": "length",
-    "max_tokens": "length",
-}
 
 
 class Endpoint:
@@ -93,7 +77,7 @@ class Endpoint:
         # Whether the server counts tokens in every chunk when asked; None until it has said.
         self._counts_on_the_way: bool | None = None
         self._deltas: queue.SimpleQueue[Delta] = queue.SimpleQueue()
-        self._going: dict[str, _Reply] = {}
+        self._going: dict[str, _Going] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name=f"endpoint-{name}", daemon=True
@@ -122,15 +106,23 @@ class Endpoint:
             raise DataError(f"query {query.id!r} has neither turns nor a text to be continued")
         if query.id in self._going:
             raise DataError(f"query {query.id!r} is being answered already; give each its own id")
-        reply = self._going[query.id] = _Reply(query, submitted_s=time.perf_counter())
-        self._loop.call_soon_threadsafe(self._start, reply)
+        try:
+            "".join(
+                [query.continues, *query.stop, *(turn.content for turn in query.turns)]
+            ).encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                f"query {query.id!r} has half a surrogate pair, which no text has"
+            ) from None
+        going = self._going[query.id] = _Going(Reply(query, submitted_s=time.perf_counter()))
+        self._loop.call_soon_threadsafe(self._start, going)
 
     def cancel(self, id: str) -> bool:
         """Closes a query's stream; what it has said so far stays."""
-        reply = self._going.get(id)
-        if reply is None or reply.finish:
+        going = self._going.get(id)
+        if going is None or going.reply.finish:
             return False
-        self._loop.call_soon_threadsafe(lambda: reply.task and reply.task.cancel())
+        self._loop.call_soon_threadsafe(going.cancel)
         return True
 
     def poll(self, timeout_s: float = 0.0) -> list[Delta]:
@@ -159,26 +151,26 @@ class Endpoint:
 
     # ----------------------------------------------------------------- in the loop's thread
 
-    def _start(self, reply: _Reply) -> None:
-        reply.task = self._loop.create_task(self._ask(reply))
-        reply.task.add_done_callback(lambda task: self._end(reply, task))
+    def _start(self, going: _Going) -> None:
+        going.task = self._loop.create_task(self._ask(going.reply))
+        going.task.add_done_callback(lambda task: self._end(going.reply, task))
 
-    async def _ask(self, reply: _Reply) -> None:
+    async def _ask(self, reply: Reply) -> None:
         async with self._slots:
             reply.started_s = time.perf_counter()
             async with asyncio.timeout(self._timeout_s):
                 stream = await self._open_stream(reply)
                 async with stream:
-                    async for chunk in stream:
-                        if text := reply.read(chunk, time.perf_counter()):
+                    async for event in stream:
+                        if text := reply.read(event, time.perf_counter()):
                             self._deltas.put(Delta(reply.query.id, text))
-        if not reply.reason:
+        try:
+            reply.end()
+        except ProtocolError as error:
             kind = stream.response.headers.get("content-type", "nothing")
-            raise _ProtocolError(f"the stream ended before the answer did (it is {kind})")
-        if reply.reason not in _FINISHES:
-            raise _ProtocolError(f"the answer ended with finish_reason {reply.reason!r}")
+            raise ProtocolError(f"{error} (its type is {kind})") from None
 
-    async def _open_stream(self, reply: _Reply) -> Any:
+    async def _open_stream(self, reply: Reply) -> Any:
         """The server's event stream for a query, asked for as often as it takes."""
         import openai
 
@@ -203,45 +195,24 @@ class Endpoint:
                 return stream
 
     async def _post(self, query: Query, *, counts_on_the_way: bool) -> Any:
-        sampling = query.sampling
-        options = {"include_usage": True}
-        if counts_on_the_way:
-            options["continuous_usage_stats"] = True
-        asked: dict[str, Any] = {
-            "model": self._model,
-            "stream": True,
-            "stream_options": options,
-            "max_tokens": query.max_new_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "seed": sampling.seed,
-            "extra_headers": _headers(self._key),
-        }
-        if query.stop:
-            asked["stop"] = list(query.stop)
-        beyond = {
-            name: value
-            for name, off in (("top_k", 0), ("min_p", 0.0), ("repetition_penalty", 1.0))
-            if (value := getattr(sampling, name)) != off
-        }
-        if beyond:
-            asked["extra_body"] = beyond
-        if query.continues:
-            if query.logprobs:
-                asked["logprobs"] = _TEXT_ALTERNATIVES
-            return await self._client.completions.create(prompt=query.continues, **asked)
-        if query.logprobs:
-            asked |= {"logprobs": True, "top_logprobs": _CHAT_ALTERNATIVES}
-        messages = [{"role": _ROLES[turn.role], "content": turn.content} for turn in query.turns]
-        return await self._client.chat.completions.create(messages=messages, **asked)
+        import openai
 
-    def _end(self, reply: _Reply, task: asyncio.Task[None]) -> None:
+        body = request_body(query, self._model, counts_on_the_way=counts_on_the_way)
+        # The typed calls of the client make an object of every event, for twice the time.
+        return await self._client.post(
+            "/completions" if query.continues else "/chat/completions",
+            body=body,
+            options={"headers": _headers(self._key)},
+            cast_to=object,
+            stream=True,
+            stream_cls=openai.AsyncStream[object],
+        )
+
+    def _end(self, reply: Reply, task: asyncio.Task[None]) -> None:
         if task.cancelled():
-            reply.end("cancelled")
+            reply.break_off("cancelled")
         elif error := task.exception():
-            reply.end("error", self._line(error))
-        else:
-            reply.end(_FINISHES[reply.reason])
+            reply.break_off("error", self._line(error))
         self._deltas.put(Delta(reply.query.id, "", reply.answer()))
 
     def _line(self, error: BaseException) -> str:
@@ -253,7 +224,7 @@ class Endpoint:
         return said if len(said) <= _LONGEST_ERROR else said[: _LONGEST_ERROR - 1] + "…"
 
     async def _shut(self) -> None:
-        tasks = [reply.task for reply in self._going.values() if reply.task is not None]
+        tasks = [going.task for going in self._going.values() if going.task is not None]
         for task in tasks:
             task.cancel()
         with contextlib.suppress(TimeoutError):
@@ -264,84 +235,13 @@ class Endpoint:
 
 
 @dataclasses.dataclass
-class _Reply:
-    """What has come of one query's answer so far. Written in the loop's thread only."""
-
-    query: Query
-    submitted_s: float
-    started_s: float = 0.0
-    first_token_s: float = 0.0
-    finished_s: float = 0.0
-    text: list[str] = dataclasses.field(default_factory=list)
-    logprobs: list[TokenLogprob] = dataclasses.field(default_factory=list)
-    reason: str = ""  # the server's word for the end
-    finish: Finish = ""
-    error: str = ""
-    num_prompt: int = 0
-    num_counted: int = 0  # by the server
-    num_seen: int = 0  # by us: log-probabilities, or chunks
-    num_first: int = 1
+class _Going:
+    reply: Reply  # written in the loop's thread only
     task: asyncio.Task[None] | None = None
 
-    def read(self, chunk: Any, now_s: float) -> str:
-        """Takes in one event of the stream; returns its text."""
-        before, usage = self.num_counted, chunk.usage
-        if usage is not None:
-            self.num_prompt = int(usage.prompt_tokens or 0)
-            self.num_counted = int(usage.completion_tokens or 0)
-        if not chunk.choices:  # the last event, which only counts
-            return ""
-        choice = chunk.choices[0]
-        is_chat = hasattr(choice, "delta")
-        text = (choice.delta.content if is_chat else choice.text) or ""
-        if not isinstance(text, str):
-            raise _ProtocolError(f"the answer's text is {type(text).__name__}; expected a string")
-        # Thinking is no part of the answer, but its tokens are computed and counted.
-        thought = is_chat and any(
-            getattr(choice.delta, name, None) for name in ("reasoning_content", "reasoning")
-        )
-        logprobs = list(_logprobs(choice.logprobs, is_chat=is_chat))
-        if text or thought or logprobs or self.num_counted > before:
-            self.num_seen += len(logprobs) or 1
-            if not self.first_token_s:
-                self.first_token_s = now_s
-                self.num_first = self.num_counted or self.num_seen
-        self.text.append(text)
-        self.logprobs += logprobs
-        if choice.finish_reason:
-            self.reason, self.finished_s = choice.finish_reason, now_s
-        return text
-
-    def end(self, finish: Finish, error: str = "") -> None:
-        """No more will come. A whole answer was finished when the server said so."""
-        self.finish, self.error = finish, error
-        if finish in ("cancelled", "error") or not self.finished_s:
-            self.finished_s = time.perf_counter()
-
-    def answer(self) -> Answer:
-        """All of it as a record."""
-        num_new = self.num_counted or self.num_seen
-        first_s, num_first = self.first_token_s, min(self.num_first, max(num_new, 1))
-        if num_new and not first_s:  # a stop token alone, counted after the end
-            first_s, num_first = self.finished_s, num_new
-        return Answer(
-            self.query.id,
-            "".join(self.text),
-            self.finish,
-            num_prompt_tokens=self.num_prompt,
-            num_new_tokens=num_new,
-            num_first_tokens=num_first,
-            submitted_s=self.submitted_s,
-            started_s=self.started_s,
-            first_token_s=first_s,
-            finished_s=self.finished_s,
-            logprobs=tuple(self.logprobs),
-            error=self.error,
-        )
-
-
-class _ProtocolError(Exception):
-    """The server's reply is not what the protocol has."""
+    def cancel(self) -> None:
+        assert self.task is not None, "started by an earlier call of the same loop"
+        self.task.cancel()
 
 
 class _WaitError(Exception):
@@ -352,30 +252,6 @@ class _WaitError(Exception):
             f"HTTP {error.status_code}: {_message(error)}; it is to be asked again after "
             f"{wait_s:g} s, which is beyond timeout_s"
         )
-
-
-def _logprobs(given: Any, *, is_chat: bool) -> Iterator[TokenLogprob]:
-    if given is None:
-        return
-    if is_chat:
-        for token in given.content or ():
-            others = ((each.token, each.logprob) for each in token.top_logprobs or ())
-            yield _logprob(token.token, token.logprob, others)
-        return
-    tops = given.top_logprobs or itertools.repeat({})
-    for name, value, top in zip(given.tokens or (), given.token_logprobs or (), tops, strict=False):
-        yield _logprob(name, value, sorted((top or {}).items(), key=lambda pair: -pair[1]))
-
-
-def _logprob(name: str, value: float, others: Iterable[tuple[str, float]]) -> TokenLogprob:
-    alternatives = tuple((_token_id(other), float(logprob)) for other, logprob in others)
-    return TokenLogprob(_token_id(name), float(value), alternatives)
-
-
-def _token_id(name: str) -> int:
-    """The id, where the server names tokens by it (vLLM: `token_id:17`); -1 where by their text."""
-    number = name.removeprefix("token_id:")
-    return int(number) if number != name and number.isdecimal() else -1
 
 
 def _checked_url(url: str) -> str:
@@ -466,7 +342,7 @@ def _describe(error: BaseException, timeout_s: float) -> str:
         return f"the connection failed: {_root(error)}; is a server running there?"
     if isinstance(error, openai.APIError):
         return f"the server says: {error.message}"
-    if isinstance(error, _ProtocolError | _WaitError):
+    if isinstance(error, ProtocolError | _WaitError):
         return str(error)
     return f"the reply is not OpenAI's protocol: {type(error).__name__}: {error}"
 

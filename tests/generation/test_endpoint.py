@@ -8,12 +8,11 @@ import json
 import sys
 import threading
 import time
-from types import SimpleNamespace
 
 import pytest
 
 from coderllm_jax.errors import ConfigError, DataError
-from coderllm_jax.generation.endpoint import Endpoint, _Reply, _retry_after_s
+from coderllm_jax.generation.endpoint import Endpoint, _retry_after_s
 from coderllm_jax.records import Query, Sampling, TokenLogprob, Turn
 from tests.fakes import Reply, ScriptedEndpoint
 
@@ -66,87 +65,6 @@ def test_chunks_of_several_tokens_give_exact_times():
     assert answer.submitted_s <= answer.started_s < answer.first_token_s
     assert answer.time_to_first_token_s >= 0.05
     assert answer.time_per_token_s == (answer.finished_s - answer.first_token_s) / 4
-
-
-def event(text=None, *, counted=None, finish=None, names=(), thought=None):
-    """A chat event as the client hands it over."""
-    tokens = [SimpleNamespace(token=name, logprob=-0.5, top_logprobs=()) for name in names]
-    delta = SimpleNamespace(content=text, reasoning_content=thought)
-    choice = SimpleNamespace(
-        delta=delta, finish_reason=finish, logprobs=SimpleNamespace(content=tokens)
-    )
-    return SimpleNamespace(choices=[choice], usage=usage(counted))
-
-
-def usage(counted):
-    return counted and SimpleNamespace(prompt_tokens=5, completion_tokens=counted)
-
-
-def read(*events):
-    """The answer to (seconds, event) pairs of a query submitted at 10 s."""
-    reply = _Reply(question(), submitted_s=10.0, started_s=10.5)
-    for now_s, each in events:
-        reply.read(each, now_s)
-    reply.end("stop")
-    return reply.answer()
-
-
-def test_counts_on_the_way_are_believed():
-    answer = read(
-        (11.0, event("")),  # the role alone
-        (12.0, event("a b c", counted=3)),
-        (14.0, event(" d", counted=4)),
-        (16.0, event(finish="stop", counted=5)),  # the stop token
-        (99.0, SimpleNamespace(choices=[], usage=usage(5))),
-    )
-    assert (answer.num_first_tokens, answer.num_new_tokens) == (3, 5)
-    assert answer.time_to_first_token_s == 2.0
-    assert answer.time_per_token_s == (16.0 - 12.0) / 2
-
-
-def test_without_them_log_probabilities_count():
-    answer = read(
-        (12.0, event("a b", names=("a", " b"))),
-        (13.0, event(" c", names=(" c",), finish="length")),
-        (13.5, SimpleNamespace(choices=[], usage=usage(3))),
-    )
-    assert (answer.num_first_tokens, answer.num_new_tokens, answer.time_per_token_s) == (2, 3, 1.0)
-
-
-def test_without_either_the_first_chunk_is_one_token():
-    answer = read(
-        (12.0, event("a b")),
-        (14.0, event(" c", finish="stop")),
-        (14.0, SimpleNamespace(choices=[], usage=usage(3))),
-    )
-    assert (answer.num_first_tokens, answer.num_new_tokens, answer.time_per_token_s) == (1, 3, 1.0)
-
-
-def test_a_server_that_counts_nothing_has_a_token_a_chunk():
-    answer = read((12.0, event("a b")), (14.0, event(" c")), (15.0, event(finish="stop")))
-    assert (answer.num_first_tokens, answer.num_new_tokens) == (1, 2)
-
-
-def test_a_token_without_text_is_a_first_token():
-    # Half a character in UTF-8: counted, and nothing to show for it yet.
-    answer = read((12.0, event("", counted=1)), (13.0, event("é", counted=2, finish="stop")))
-    assert (answer.first_token_s, answer.num_first_tokens, answer.text) == (12.0, 1, "é")
-
-
-def test_thinking_is_counted_and_is_no_text():
-    answer = read((12.0, event(None, thought="hm")), (13.0, event("yes", finish="stop")))
-    assert (answer.first_token_s, answer.text, answer.num_new_tokens) == (12.0, "yes", 2)
-
-
-def test_an_answer_of_a_stop_token_alone():
-    for events in (
-        [(12.0, event(finish="stop", counted=1))],
-        [(12.0, event(finish="stop")), (13.0, SimpleNamespace(choices=[], usage=usage(1)))],
-    ):
-        answer = read(*events)
-        assert (answer.first_token_s, answer.finished_s) == (12.0, 12.0)
-        assert (answer.num_new_tokens, answer.num_first_tokens) == (1, 1)
-        assert answer.time_per_token_s is None
 
 
 def test_log_probabilities_of_both_protocols():
@@ -267,7 +185,9 @@ def test_no_more_than_max_in_flight_are_with_the_server():
         (Reply(fault="event", raw='{"error": {"message": "went away"}}'), "went away"),
         (Reply(fault="event", raw="[1, 2]"), "not OpenAI's protocol"),
         (Reply(fault="event", raw='{"choices": 7}'), "not OpenAI's protocol"),
-        (Reply(fault="event", raw='{"choices": [{"delta": null}]}'), "not OpenAI's protocol"),
+        (Reply(fault="event", raw='{"choices": [null]}'), "not OpenAI's protocol"),
+        (Reply(fault="event", raw='{"choices": [{"delta": null}]}'), "the stream ended before"),
+        (Reply(fault="event", raw='{"choices": [{"logprobs": 3}]}'), "not OpenAI's protocol"),
         (Reply(fault="event", raw='{"choices": [{"delta": {"content": 7}}]}'), "text is int"),
         (
             Reply(fault="event", raw='{"choices": [], "usage": {"completion_tokens": "x"}}'),
@@ -396,7 +316,7 @@ def test_cancelling_one_that_waits_never_reaches_the_server():
 def test_what_has_ended_and_was_not_told_yet_cannot_be_cancelled():
     with serving(Reply()) as (_, endpoint):
         endpoint.submit(question())
-        wait_until(lambda: endpoint._going["q"].finish)
+        wait_until(lambda: endpoint._going["q"].reply.finish)
         assert not endpoint.cancel("q")
         assert not endpoint.is_idle
         assert endpoint.poll()[-1].answer.finish == "stop"
@@ -428,6 +348,8 @@ def test_queries_that_cannot_be():
     with serving(Reply(fault="hang")) as (_, endpoint):
         with pytest.raises(DataError, match="neither turns nor a text"):
             endpoint.submit(Query("q"))
+        with pytest.raises(DataError, match="surrogate"):
+            endpoint.submit(question(text="half a \ud83d"))
         endpoint.submit(question())
         with pytest.raises(DataError, match="its own id"):
             endpoint.submit(question())
