@@ -15,8 +15,17 @@ from coderllm_jax.reporting.page import shares, side_by_side, text, unfold
 from coderllm_jax.reporting.row_charts import Group, interval_chart
 
 _MOST_OPEN, _MOST_FAILURES = 4, 60
-# Green is for what passed.
-_VERDICT_COLORS = ("good", "series-1", "series-3", "series-4", "series-0", "series-5")
+# In the order of the bar; the same colour for a cause on every page.
+_CAUSE_COLORS = {
+    "passed": "good",
+    "wrong answer": "series-1",
+    "exception": "series-3",
+    "syntax": "series-0",
+    "timeout": "series-5",
+    "memory": "series-4",
+    "exit": "bad",
+    "refused": "muted",
+}
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -41,16 +50,14 @@ def code_section(suite: Mapping[str, Any], rows: Rows) -> str:
 
 def _verdicts(suite: Mapping[str, Any]) -> str:
     sets = suite.get("details", {}).get("sets", {})
-    # In one order, so that a cause has the same colour in every set.
-    causes = sorted(
-        {cause for found in sets.values() for cause in found.get("causes", {})},
-        key=lambda cause: -sum(found.get("causes", {}).get(cause, 0) for found in sets.values()),
-    )
+    known = dict.fromkeys(_CAUSE_COLORS, 0)
     cards = []
     for name, found in sorted(sets.items(), key=lambda pair: pair[0] != HUMAN_EVAL):
-        counts = {cause: found.get("causes", {}).get(cause, 0) for cause in causes}
-        parts = [("passed", found.get("verdicts", {}).get("passed", 0)), *counts.items()]
-        bar = shares([(what, count, f"{count:,}") for what, count in parts], colors=_VERDICT_COLORS)
+        counts = {"passed": found.get("verdicts", {}).get("passed", 0), **found.get("causes", {})}
+        bar = shares(
+            [(what, count, f"{count:,}") for what, count in ({**known, **counts}).items()],
+            colors=tuple(_CAUSE_COLORS.values()),
+        )
         cards.append(
             f'<div class="card"><h3>{text(name_in_words(name))}</h3>'
             f'<p class="muted">{found.get("samples", 0):,} programs for '

@@ -40,8 +40,9 @@ _WORDS = {
     "batch/identical": "same when asked alone",
     "survival/passed": "survived what nobody should ask",
     "stress/ended_once": "ended once under stress",
+    "memory_growth_bytes": "memory growth",
     "clean_fact_f1": "fact F1 before disturbing",
-    "fact_f1_drop": "lost fact F1",
+    "fact_f1_drop": "fact F1 lost",
     "time_to_first_token_s": "time to first token",
     "time_per_token_s": "time per token",
     "total_s": "end to end",
@@ -154,8 +155,10 @@ def show_bytes(value: float) -> str:
 
 
 def show_perplexity(value: float) -> str:
-    """Two decimals; powers of ten where a model is lost."""
-    return f"{value:,.2f}" if abs(value) < 1e4 else f"{value:.1e}"
+    """Three or four digits; powers of ten where a model is lost."""
+    if abs(value) >= 1e5:
+        return f"{value:.1e}"
+    return f"{value:,.2f}" if abs(value) < 100 else f"{value:,.0f}"
 
 
 def show_score(value: float) -> str:

@@ -11,7 +11,7 @@ Figures are in the order in which they matter, and what finds no room is on the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from coderllm_jax.reporting.evaluation_figures import (
     read_figures,
 )
 
-_MOST_NOTES = 6
+_MOST_LINES, _MOST_NOTES, _MOST_CAUSES, _MOST_REGRESSIONS = 12, 4, 3, 4
+# Shown on the page alone.
+_LESS_TELLING = frozenset({"rouge1", "rouge2", "threads_growth", "descriptors_growth"})
 _WIDTH = 110
 
 
@@ -35,7 +37,11 @@ def describe_results(folder: Path, content: Mapping[str, Any]) -> str:
     for name, suite in suites.items():
         if name == "regression":
             continue
-        figures = read_figures(suite)
+        figures = {
+            key: figure
+            for key, figure in read_figures(suite).items()
+            if figure.measure not in _LESS_TELLING
+        }
         lines += [name_in_words(name), *_LINES.get(name, _plain_lines)(figures, suite)]
     lines += _notes([(name, note) for name, note in all_notes(content) if name != "regression"])
     if gate := suites.get("regression"):
@@ -47,13 +53,11 @@ def describe_results(folder: Path, content: Mapping[str, Any]) -> str:
 # ------------------------------------------------------------------------------- lines of a suite
 
 
-def _plain_lines(
-    figures: Mapping[str, Figure], _: Mapping[str, Any], *, most: int = 12
-) -> list[str]:
+def _plain_lines(figures: Mapping[str, Figure], _: Mapping[str, Any]) -> list[str]:
     """A line a figure, in the suite's own order."""
     if not figures:
         return ["  nothing was measured"]
-    shown = list(figures.values())[:most]
+    shown = list(figures.values())[:_MOST_LINES]
     rows = [(name_in_words(each.name), *_cells(each)) for each in shown]
     return [*_aligned(rows), *_more(len(figures) - len(shown))]
 
@@ -61,7 +65,7 @@ def _plain_lines(
 def _answer_lines(figures: Mapping[str, Figure], suite: Mapping[str, Any]) -> list[str]:
     """A line a measure, with seen and unseen side by side."""
     groups = list(dict.fromkeys(each.group for each in figures.values()))
-    measures = list(dict.fromkeys(each.measure for each in figures.values()))
+    measures = dict.fromkeys(each.measure for each in figures.values())
     if not groups or groups == [""]:
         return _plain_lines(figures, suite)
     heads: list[str] = [""]
@@ -77,37 +81,62 @@ def _answer_lines(figures: Mapping[str, Figure], suite: Mapping[str, Any]) -> li
     return _aligned(rows)
 
 
+def _code_lines(figures: Mapping[str, Figure], suite: Mapping[str, Any]) -> list[str]:
+    """A line a set and k; the first of a set says why its programs failed."""
+    sets = dict(suite.get("details", {}).get("sets", {}))
+    lines = _plain_lines(figures, suite)
+    for place, figure in enumerate(list(figures.values())[:_MOST_LINES]):
+        lines[place] += _causes(sets.pop(figure.group, {}))
+    return lines
+
+
 def _load_lines(figures: Mapping[str, Figure], suite: Mapping[str, Any]) -> list[str]:
     """A line a load: throughput, and how long people waited."""
     loads = list(dict.fromkeys("/".join(name.split("/")[:2]) for name in figures))
-    rows = [["", "tokens/s", "first token p50", "p95", "per token p50", "end to end p50", "p95"]]
-    for load in loads:
-        asked = (
-            "tokens_out_per_s",
-            "time_to_first_token_s/p50",
-            "time_to_first_token_s/p95",
-            "time_per_token_s/p50",
-            "total_s/p50",
-            "total_s/p95",
-        )
-        found = [figures.get(f"{load}/{name}") for name in asked]
-        if any(found):
-            cells = [each.in_words() if each else NONE for each in found]
-            rows.append([load_in_words(load), *cells])
-    return _aligned(rows) if len(rows) > 1 else _plain_lines(figures, suite)
+    rows = [
+        [load_in_words(load), *(_value(figures, f"{load}/{name}") for name in _OF_A_LOAD)]
+        for load in loads
+    ]
+    # A column in which nothing is known says nothing.
+    heads = ["", *_OF_A_LOAD.values()]
+    shown = [i for i in range(len(heads)) if i == 0 or any(row[i] != NONE for row in rows)]
+    if len(shown) == 1:
+        return _plain_lines(figures, suite)
+    return _aligned([[row[i] for i in shown] for row in (heads, *rows)])
 
 
-_LINES = {"qa_accuracy": _answer_lines, "performance": _load_lines}
+_OF_A_LOAD = {
+    "tokens_out_per_s": "tokens/s",
+    "time_to_first_token_s/p50": "first token p50",
+    "time_to_first_token_s/p95": "p95",
+    "time_per_token_s/p50": "per token p50",
+    "total_s/p50": "end to end p50",
+    "total_s/p95": "p95",
+}
+_LINES: Mapping[str, Callable[[Mapping[str, Figure], Mapping[str, Any]], list[str]]] = {
+    "code_generation": _code_lines,
+    "qa_accuracy": _answer_lines,
+    "performance": _load_lines,
+}
 
 
 # ------------------------------------------------------------------------------------ their parts
 
 
 def _gate_lines(gate: Mapping[str, Any]) -> list[str]:
+    """The verdict; where it failed, a line a figure that did, else the reason."""
     details = gate.get("details", {})
-    outcome = details.get("gate", "")
-    lines = [f"regression gate: {outcome.replace('_', ' ')} · {details.get('reason', '')}"]
-    return [_cut(line) for line in lines]
+    failed = set(details.get("regressions", ()))
+    regressed = [each for each in details.get("changes", ()) if each["figure"] in failed]
+    head = f"regression gate: {name_in_words(details.get('gate', ''))}"
+    if not regressed:
+        return [_cut(f"{head} · {details.get('reason', '')}")]
+    lines = [
+        f"  {each['figure']}: {each['baseline']:.3f} → {each['current']:.3f} on "
+        f"{each['num_pairs']} pairs, p {each['adjusted_p']:.2g} after Holm"
+        for each in regressed[:_MOST_REGRESSIONS]
+    ]
+    return [head, *lines, *_more(len(regressed) - len(lines))]
 
 
 def _notes(notes: Sequence[tuple[str, str]]) -> list[str]:
@@ -136,6 +165,17 @@ def _aligned(rows: Iterable[Sequence[str]]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+def _causes(found: Mapping[str, Any]) -> str:
+    causes = list(found.get("causes", {}).items())[:_MOST_CAUSES]
+    return "".join(
+        f"{', ' if i else '   '}{name} {count:,}" for i, (name, count) in enumerate(causes)
+    )
+
+
+def _value(figures: Mapping[str, Figure], name: str) -> str:
+    return figures[name].in_words() if name in figures else NONE
 
 
 def _more(count: int, *, what: str = "figures") -> list[str]:

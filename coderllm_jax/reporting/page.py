@@ -76,6 +76,7 @@ ul.findings{list-style:none;display:grid;gap:.45rem}
 ul.notes{margin:.4rem 0 1rem;padding-left:1.2rem}
 ul.advice{list-style:none;padding:0;margin:0;display:grid;gap:10px}.advice .card{margin:0}
 details{margin-top:14px}summary{cursor:pointer;font-weight:600}
+details[open]>summary{margin-bottom:8px}
 footer{margin-top:3rem;color:var(--muted);font-size:.85rem}
 @media(max-width:560px){body{padding:16px 12px 48px}svg text{font-size:17px}
 .tile b{font-size:1.15rem}.tiles{grid-template-columns:repeat(2,1fr)}
@@ -155,13 +156,19 @@ def grid_table(
 def side_by_side(title: str, columns: Iterable[tuple[str, Any]], *, under: str = "") -> str:
     """A card with long texts beside one another: (what it is, its words); `under` is one line."""
     answers = "".join(
-        f"<div><h4>{text(name)}</h4><pre>{text(words) or '&nbsp;'}</pre></div>"
-        for name, words in columns
+        f"<div><h4>{text(name)}</h4>{_as_it_is(str(words))}</div>" for name, words in columns
     )
     line = f'<p class="muted">{text(under)}</p>' if under else ""
     return (
         f'<div class="card"><h3>{text(title)}</h3>{line}<div class="answers">{answers}</div></div>'
     )
+
+
+def _as_it_is(words: str) -> str:
+    if words.strip():
+        return f"<pre>{text(words)}</pre>"
+    what = f"nothing but {len(words):,} blanks" if words else "nothing"
+    return f'<p class="muted">{what}</p>'
 
 
 def notes_list(notes: Iterable[str]) -> str:

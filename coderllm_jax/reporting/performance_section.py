@@ -48,16 +48,17 @@ def performance_section(suite: Mapping[str, Any], _: Rows) -> str:
 
 
 def _waits(name: str, loads: Sequence[str], figures: Mapping[str, Figure]) -> str:
+    known = [
+        share
+        for share in SHARES
+        if any(_value(figures, f"{load}/{name}/{share}") is not None for load in loads)
+    ]
     bars = [
-        Bar(
-            load_in_words(load),
-            [_value(figures, f"{load}/{name}/{share}") for share in SHARES],
-        )
+        Bar(load_in_words(load), [_value(figures, f"{load}/{name}/{share}") for share in known])
         for load in loads
-        if any(f"{load}/{name}/{share}" in figures for share in SHARES)
     ]
     title = f"{name_in_words(name).capitalize()}, seconds"
-    return bar_chart(title, bars, show=show_seconds, names=tuple(SHARES))
+    return bar_chart(title, bars, show=show_seconds, names=known)
 
 
 def _loads(loads: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:

@@ -42,9 +42,26 @@ def test_says_figures_with_intervals_and_items_and_where_the_page_is(content: di
     assert said.splitlines()[-1] == "page  runs/lora/evaluation/report/index.html"
 
 
-def test_the_gate_is_said_last(content: dict) -> None:
-    line = describe_results(FOLDER, content).splitlines()[-2]
-    assert line.startswith("regression gate: failed · worse than the baseline: ")
+def test_the_gate_is_said_last_with_the_figures_that_failed_it(content: dict) -> None:
+    lines = describe_results(FOLDER, content).splitlines()
+    details = content["suites"]["regression"]["details"]
+    failed = details["regressions"]
+    assert failed
+    assert lines[-2 - len(failed)] == "regression gate: failed"
+    for line, name in zip(lines[-1 - len(failed) : -1], failed, strict=True):
+        (change,) = [each for each in details["changes"] if each["figure"] == name]
+        assert f"{name}: {change['baseline']:.3f} → {change['current']:.3f} on" in line
+
+
+def test_a_passed_gate_says_why(content: dict) -> None:
+    passed = copy.deepcopy(content)
+    passed["suites"]["regression"]["details"] |= {
+        "gate": "passed",
+        "regressions": [],
+        "reason": "no drop is shown",
+    }
+    line = describe_results(FOLDER, passed).splitlines()[-2]
+    assert line == "regression gate: passed · no drop is shown"
 
 
 def test_seen_and_unseen_stand_side_by_side(content: dict) -> None:
@@ -80,7 +97,8 @@ def test_one_split_alone_is_shown(content: dict) -> None:
     alone["suites"]["qa_accuracy"]["figures"] = {
         name: figure for name, figure in figures.items() if name.startswith("seen/")
     }
-    assert "unseen" not in describe_results(FOLDER, alone)
+    lines = describe_results(FOLDER, alone).splitlines()
+    assert "unseen" not in lines[lines.index("Questions and answers") + 1]
 
 
 def test_more_than_a_screen_is_cut_and_said() -> None:
@@ -91,7 +109,7 @@ def test_more_than_a_screen_is_cut_and_said() -> None:
     )
     lines = describe_results(FOLDER, the_content([many])).splitlines()
     assert "  and 38 more figures on the page" in lines
-    assert "  and 44 more notes on the page" in lines
+    assert "  and 46 more notes on the page" in lines
     assert max(map(len, lines)) <= 110
 
 
