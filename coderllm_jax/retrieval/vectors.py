@@ -149,7 +149,7 @@ class ScannIndex:
     def build(
         cls, vectors_ND: npt.NDArray[np.float32], settings: ScannSettings | None = None
     ) -> ScannIndex:
-        """Trains the tree and the codes: minutes for a million vectors; equal input, equal index."""
+        """Trains tree and codes: minutes for a million vectors; equal input, equal index."""
         settings = settings or ScannSettings.for_size(len(vectors_ND))
         return cls(
             _scann()
@@ -177,11 +177,11 @@ class ScannIndex:
 
     @classmethod
     def load(cls, folder: Path) -> ScannIndex:
-        """What `save` wrote. Its files must have been checked: ScaNN unpickles one that is added."""
+        """What `save` wrote. Check the folder first: ScaNN unpickles a file that may be added."""
         return cls(_scann().load_searcher(str(folder)))
 
     def search(self, queries_QD: npt.NDArray[np.float32], k: int) -> Neighbours:
-        """The best `k` of each query that the searched leaves hold; position -1 where too few do."""
+        """The best `k` of each query in the leaves searched; position -1 where these hold fewer."""
         reordered = max(100, 4 * k)
         if len(queries_QD) == 1:  # no thread pool for one
             found = self._searcher.search(queries_QD[0], k, reordered)
