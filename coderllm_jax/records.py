@@ -213,7 +213,9 @@ class Answer:
     num_new_tokens counts the stop token, which is computed like any other. Times are those of
     `time.perf_counter`: handed in, begun, first token there, all there; 0 where it never came to
     that. num_first_tokens is how many tokens came at first_token_s (a remote endpoint may send
-    several at once). `error` says what went wrong where finish is `error`.
+    several at once). retrieval_s, from submitted_s on, went into looking sources up; citations that
+    point to none of them were removed and counted. `error` says what went wrong where finish is
+    `error`.
     """
 
     id: str
@@ -226,7 +228,9 @@ class Answer:
     started_s: float = 0.0
     first_token_s: float = 0.0
     finished_s: float = 0.0
+    retrieval_s: float = 0.0
     sources: tuple[Source, ...] = ()
+    num_false_citations: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
     error: str = ""
 
