@@ -57,7 +57,7 @@ def stream_answer(answerer: LocalAnswerer, config: AskConfig) -> Answer:
         )
     )
     while True:
-        for delta in answerer.poll():
+        for delta in answerer.poll(0.1):
             sys.stdout.write(delta.text)
             sys.stdout.flush()
             if delta.answer is not None:

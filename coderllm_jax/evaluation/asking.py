@@ -36,7 +36,7 @@ class Asker:
         *,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        """`progress` is told (answered, asked for) after every answer of a call."""
+        """`progress` is told (answered, to be asked) after every answer of a call."""
         self._answerer, self._path, self._progress = answerer, path, progress
         identity = json.dumps(answerer.identity, sort_keys=True, default=str)
         self._identity = hashlib.sha256(identity.encode()).hexdigest()
@@ -44,33 +44,29 @@ class Asker:
         self.num_asked = self.num_known = 0
 
     def __call__(self, queries: Sequence[Query]) -> list[Answer]:
-        """Answers in the queries' order, under the queries' ids."""
+        """Answers in the queries' order, under the queries' ids; what is asked twice, once."""
         keys = [self._key(query) for query in queries]
-        unknown = [
-            query for query, key in zip(queries, keys, strict=True) if key not in self._known
-        ]
-        by_id = {query.id: key for query, key in zip(queries, keys, strict=True)}
+        unknown: dict[str, Query] = {}
+        for query, key in zip(queries, keys, strict=True):
+            if key not in self._known:
+                unknown.setdefault(key, query)
+        key_of = {query.id: key for key, query in unknown.items()}
         fresh: dict[str, Answer] = {}
-        done = len(queries) - len(unknown)
-        self.num_known += done
+        self.num_known += len(set(keys)) - len(unknown)
         with Kept(self._path) as kept:
 
             def take(query: Query, answer: Answer) -> None:
-                nonlocal done
-                done += 1
-                fresh[query.id] = answer
+                key = key_of[query.id]
+                fresh[key] = answer
                 if answer.finish in ("stop", "length"):
-                    value = to_json(answer)
-                    kept.add(by_id[query.id], value)
-                    self._known[by_id[query.id]] = value
-                self._progress(done, len(queries))
+                    self._known[key] = to_json(answer)
+                    kept.add(key, self._known[key])
+                self._progress(len(fresh), len(unknown))
 
-            answer_all(self._answerer, unknown, take)
+            answer_all(self._answerer, list(unknown.values()), take)
         self.num_asked += len(unknown)
         return [
-            fresh[query.id]
-            if query.id in fresh
-            else dataclasses.replace(from_json(self._known[key]), id=query.id)
+            dataclasses.replace(fresh.get(key) or from_json(self._known[key]), id=query.id)
             for query, key in zip(queries, keys, strict=True)
         ]
 
@@ -135,10 +131,11 @@ def to_json(answer: Answer) -> dict[str, Any]:
 
 
 def from_json(values: Mapping[str, Any]) -> Answer:
-    """The answer that `to_json` wrote."""
+    """The answer that `to_json` wrote, of this version or another."""
+    known = {field.name for field in dataclasses.fields(Answer)}
     return Answer(
         **{
-            **values,
+            **{name: value for name, value in values.items() if name in known},
             "sources": tuple(Source(**source) for source in values["sources"]),
             "logprobs": tuple(
                 TokenLogprob(token, logprob, tuple(map(tuple, others)))

@@ -138,3 +138,11 @@ def test_half_a_surrogate_is_kept(tmp_path):
     Asker(odd, tmp_path / "a.jsonl")(QUERIES[:1])
     (kept,) = Asker(odd, tmp_path / "a.jsonl")(QUERIES[:1])
     assert kept.text == "half \ud800"
+
+
+def test_what_is_asked_twice_in_one_call_is_asked_once(tmp_path):
+    one = answerer()
+    twice = [QUERIES[0], dataclasses.replace(QUERIES[0], id="again")]
+    first, second = Asker(one, tmp_path / "a.jsonl")(twice)
+    assert (first.id, second.id, first.text == second.text) == ("q0", "again", True)
+    assert len(one.queries) == 1
