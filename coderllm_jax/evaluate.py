@@ -121,12 +121,18 @@ def _evaluate(config: EvaluationConfig) -> EvaluationResult:
         note = _Notes()
         note("loading the model" if not config.endpoint.url else "asking the server for its models")
         items, details = _choose_items(config, run, note)
-        answerer = _open_answerer(config)
-        with contextlib.closing(answerer):
+        with contextlib.ExitStack() as stack:
+            answerer = stack.enter_context(contextlib.closing(_open_answerer(config)))
             if not config.reuse:
                 forget(folder)
             asker = Asker(answerer, folder / "answers.jsonl", progress=AnswerProgress("answers"))
             context = Context(config, answerer, asker, items, folder, note)
+            if config.judge.url:
+                judge = stack.enter_context(contextlib.closing(_open_judge(config)))
+                ask_judge = Asker(
+                    judge, folder / "opinions.jsonl", progress=AnswerProgress("opinions")
+                )
+                context = dataclasses.replace(context, judge=ask_judge)
             results = run_suites(context)
             content = _write(context, results, details)
     return EvaluationResult(folder, content)
@@ -164,7 +170,13 @@ def evaluation_folder(config: EvaluationConfig, run: Path | None) -> Path:
 
 def forget(folder: Path) -> None:
     """Removes what was kept of earlier evaluations in this folder."""
-    for name in ("answers.jsonl", "verdicts.jsonl", "examples.jsonl", "suites.jsonl"):
+    for name in (
+        "answers.jsonl",
+        "verdicts.jsonl",
+        "examples.jsonl",
+        "opinions.jsonl",
+        "suites.jsonl",
+    ):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -184,6 +196,18 @@ def _open_answerer(config: EvaluationConfig) -> Answerer:
         generation=config.generation,
         prompt=config.prompt,
         cache_dir=config.model.cache_dir,
+    )
+
+
+def _open_judge(config: EvaluationConfig) -> Answerer:
+    from coderllm_jax.config.generation import EndpointSection
+    from coderllm_jax.generation.opening import open_endpoint
+
+    section = config.judge
+    return open_endpoint(
+        EndpointSection(
+            url=section.url, model=section.model, api_key_variable=section.api_key_variable
+        )
     )
 
 

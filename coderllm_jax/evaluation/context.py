@@ -17,7 +17,8 @@ class Context:
     ask: answers for queries, in their order, through the cache of answers; what was answered before
     under the same identity is not asked again, so only suites that measure time talk to `answerer`
     themselves. items: the evaluation items that were chosen for questions and answers. note: a
-    line about what is going on, for a person. folder: the evaluation's own.
+    line about what is going on, for a person. folder: the evaluation's own. judge: asks the model
+    that has an opinion on answers, where there is one.
     """
 
     config: EvaluationConfig
@@ -26,3 +27,4 @@ class Context:
     items: Sequence[EvalItem]
     folder: Path
     note: Callable[[str], None]
+    judge: Callable[[Sequence[Query]], list[Answer]] | None = None

@@ -9,6 +9,7 @@
     <split>/runs           the answer's program runs in the sandbox                  examples whose
                                                                                      reference runs
     <split>/perplexity     how surprising the reference answer is                    every item
+    judge/at_least_as_good a second model's opinion (`opinions`)                    some, if asked
 
 Means over items come with intervals; corpus BLEU and chrF, which are no means, stand in the details
 with sacrebleu's signature.
@@ -17,6 +18,7 @@ with sacrebleu's signature.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeGuard
@@ -26,8 +28,9 @@ from coderllm_jax.evaluation.code_metrics import code_parses
 from coderllm_jax.evaluation.context import Context
 from coderllm_jax.evaluation.examples import Example, run_examples
 from coderllm_jax.evaluation.facts import score_facts
+from coderllm_jax.evaluation.opinions import Pair, judge_pairs
 from coderllm_jax.evaluation.results import SuiteResult
-from coderllm_jax.evaluation.statistics import bootstrap_mean
+from coderllm_jax.evaluation.statistics import bootstrap_mean, wilson_interval
 from coderllm_jax.evaluation.text_metrics import corpus_scores, sentence_scores
 from coderllm_jax.generation.scoring import Score
 from coderllm_jax.records import Answer, Answerer, Estimate, EvalItem, Query
@@ -82,7 +85,47 @@ def run_qa_accuracy(context: Context) -> SuiteResult:
             row["reference"] = {"nats": score.nats, "tokens": score.num_tokens}
             row["scores"]["negative_log_likelihood"] = score.nats / max(score.num_tokens, 1)
     summary = summarize_answers(rows, seed=context.config.seed, notes=notes)
-    return dataclasses.replace(summary, is_whole=summary.is_whole and runs.is_whole)
+    summary = dataclasses.replace(summary, is_whole=summary.is_whole and runs.is_whole)
+    return _with_opinions(context, summary) if context.judge is not None else summary
+
+
+def _with_opinions(context: Context, summary: SuiteResult) -> SuiteResult:
+    """The judge's opinion of answers beside their references, some of either split."""
+    assert context.judge is not None
+    rows = vary_splits(summary.samples)[: context.config.judge.max_items]
+    context.note(f"asking the judge about {len(rows)} answers, twice each")
+    opinions = judge_pairs(
+        [Pair(row["id"], row["question"], row["answer"], row["reference_answer"]) for row in rows],
+        context.judge,
+    )
+    figures = {
+        "judge/at_least_as_good": wilson_interval(
+            sum(opinion in ("first", "tie") for opinion in opinions.by_id.values()),
+            sum(opinion != "none" for opinion in opinions.by_id.values()),
+        ),
+        "judge/agreement": opinions.agreement,
+    }
+    return dataclasses.replace(
+        summary,
+        figures={**summary.figures, **figures},
+        details={**summary.details, "judge": opinions.by_id},
+        notes=[
+            *summary.notes,
+            *(
+                [f"the judge gave no verdict on {opinions.num_unclear} of {len(rows)} answers"]
+                if opinions.num_unclear
+                else []
+            ),
+        ],
+    )
+
+
+def vary_splits(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows, one of each split in turn."""
+    seen = [row for row in rows if row["split"] == "seen"]
+    unseen = [row for row in rows if row["split"] != "seen"]
+    mixed = [row for pair in itertools.zip_longest(seen, unseen) for row in pair]
+    return [row for row in mixed if row is not None]
 
 
 def scores_references(answerer: Answerer) -> TypeGuard[ScoresReferences]:
