@@ -95,12 +95,12 @@ def clean_citations(text: str, num_sources: int) -> tuple[str, tuple[int, ...], 
 
 
 def _clean_prose(line: str, num_sources: int) -> _Cleaned:
-    parts: list[str] = []
+    text = ""
     cited: list[int] = []
     done = num_removed = 0
     marker_end = -1
     for match in _MARKER.finditer(line):
-        if match.start() != marker_end and not _stands_in_prose(line, match):
+        if not _stands_in_prose(line, match, behind_marker=match.start() == marker_end):
             continue
         marker_end = match.end()
         numbers = [int(number) for number in re.findall(r"\d+", match[0])]
@@ -109,22 +109,25 @@ def _clean_prose(line: str, num_sources: int) -> _Cleaned:
         if len(right) == len(numbers):
             continue
         num_removed += len(numbers) - len(right)
-        before = line[done : match.start()]
+        text += line[done : match.start()]
         done = match.end()
         if right:
-            parts += [before, f"[{', '.join(map(str, right))}]"]
-            continue
-        parts.append(before.rstrip(" \t"))
-        if not "".join(parts):  # the line begins with it
+            text += f"[{', '.join(map(str, right))}]"
+        elif line[done : done + 1] != "[":  # or the next marker would be glued to a word
+            text = text.rstrip(" \t")
+        if not text:  # the line begins with it
             done += len(line[done:]) - len(line[done:].lstrip(" \t"))
-    return _Cleaned("".join([*parts, line[done:]]), cited, num_removed)
+    return _Cleaned(text + line[done:], cited, num_removed)
 
 
-def _stands_in_prose(line: str, match: re.Match[str]) -> bool:
-    before = line[: match.start()]
-    if before.count("`") % 2 or line[match.end() : match.end() + 1] == "(":
+def _stands_in_prose(line: str, match: re.Match[str], *, behind_marker: bool) -> bool:
+    after = line[match.end() : match.end() + 1]
+    if after in ("(", "_") or after.isalnum():
         return False
-    if before and before[-1] not in _ALLOWED_BEFORE:
+    before = line[: match.start()]
+    if behind_marker or not before:
+        return True
+    if before.count("`") % 2 or before[-1] not in _ALLOWED_BEFORE:
         return False
     before = before.rstrip(" \t")
     return before[-1:] not in _OPERATORS and before.split(" ")[-1] not in _STATEMENTS
