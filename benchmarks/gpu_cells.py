@@ -204,9 +204,16 @@ def run_arm(import_libraries: Callable[[Job], None], measure: Callable[[Job], An
     if not sys.stdin.readline():
         return  # whoever started this is gone
     found = measure(job)
-    # Whole or not at all: the parent may look at any time.
+    write_result(job, found._asdict() if isinstance(found, Timing) else found)
+
+
+def write_result(job: Job, found: Mapping[str, Any]) -> None:
+    """Hands over what was found so far; whole or not at all, because the parent may look any time.
+
+    An arm of several parts calls this after each: if it is cut short, what it had counts.
+    """
     partial = Path(job.output).with_suffix(".partial")
-    partial.write_text(json.dumps(found._asdict() if isinstance(found, tuple) else found))
+    partial.write_text(json.dumps(found))
     partial.replace(job.output)
 
 

@@ -18,7 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu_cells import MODELS, Cell, Job, choose_jax_platform, packed_batch, run_arm
+from benchmarks.gpu_cells import (
+    MODELS,
+    Cell,
+    Job,
+    choose_jax_platform,
+    packed_batch,
+    run_arm,
+    write_result,
+)
 from coderllm_jax.model.architecture import Architecture
 
 # Of the reference's norm. bfloat16 operands land between 1e-3 and 1e-2.
@@ -38,18 +46,20 @@ def import_libraries(job: Job) -> None:
 
 
 def measure(job: Job) -> dict[str, Any]:
-    """All three checks; one that fails does not keep the others from being made."""
-    cells = [Cell(*each) for each in job.options["attention"]]
-    found: dict[str, Any] = {"devices": describe_devices(job.options["matrix"])}
-    for name, check in (
-        ("training", train_tiny),
-        ("attention", lambda: {cell.name: compare_attention(cell) for cell in cells}),
-    ):
-        try:
-            found[name] = check()
-        except Exception as error:  # noqa: BLE001 - told in the table
-            found[name] = {"error": f"{type(error).__name__}: {str(error)[:500]}"}
-    return found
+    """All checks; one that fails, or comes too late, does not take the others with it."""
+    found: dict[str, Any] = {"devices": describe_devices(job.options["matrix"]), "attention": {}}
+    for each in job.options["attention"]:
+        cell = Cell(*each)
+        found["attention"][cell.name] = _tried(lambda cell=cell: compare_attention(cell))
+        write_result(job, found)
+    return found | {"training": _tried(train_tiny)}
+
+
+def _tried(check: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return check()
+    except Exception as error:  # noqa: BLE001 - told in the table
+        return {"error": f"{type(error).__name__}: {str(error)[:500]}"}
 
 
 def _timed(function: Callable[..., Any], *arguments: Any) -> float:

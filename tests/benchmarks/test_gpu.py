@@ -153,7 +153,8 @@ def test_fused_attention_must_have_been_found_right():
     good, bad = {"fused": {"ok": True}}, {"fused": {"ok": False}}
     assert fused_is_right({"attention": {"a": good, "b": good}})
     assert not fused_is_right({"attention": {"a": good, "b": bad}})
-    assert not fused_is_right({"attention": {"error": "no"}})
+    assert not fused_is_right({"attention": {"a": good, "b": {"error": "no"}}})
+    assert not fused_is_right({"attention": {}})
     assert not fused_is_right({"error": "out of memory"})
 
 
@@ -216,6 +217,24 @@ def test_what_is_measured_is_written_as_it_comes(tmp_path, monkeypatch):
     assert [line["arm"] for line in lines] == list(answers)
     # Nobody is left waiting: each process was let go, or its input was closed.
     assert all(process.closed or process.returncode is not None for process in started)
+
+
+def test_of_an_arm_that_is_cut_short_what_it_had_counts(tmp_path):
+    class Slow:
+        def communicate(self, word, timeout):
+            raise gpu.subprocess.TimeoutExpired("arm", timeout)
+
+        def kill(self):
+            pass
+
+        wait = kill
+
+    output, errors = tmp_path / "out.json", tmp_path / "err"
+    errors.write_text("compiling")
+    started = gpu._Started(all_arms(quick=True)[0], Slow(), output, errors)
+    assert "not done after 7 s" in gpu._finish(started, limit_s=7)["error"]
+    output.write_text('{"attention": {}}')
+    assert gpu._finish(started, limit_s=7) == {"attention": {}}
 
 
 def test_nothing_is_begun_after_the_time_is_used_up(tmp_path, monkeypatch):
