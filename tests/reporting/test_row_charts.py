@@ -103,10 +103,14 @@ def test_nothing_to_draw_is_no_chart() -> None:
     assert histogram("t", [Spread("a", [math.nan])], low=0, high=1) == ""
 
 
-@given(st.lists(st.tuples(numbers, numbers, numbers), max_size=6), st.none() | st.just(0.0))
-def test_any_intervals_are_drawn_inside(rows: list, mark: float | None) -> None:
-    intervals = [Interval("a", *row) for row in rows]
-    assert_is_drawn_inside(interval_chart("t", [Group("", intervals)], mark=mark))
+@given(
+    st.lists(st.tuples(numbers, numbers, numbers), max_size=6),
+    st.none() | st.just(0.0),
+    st.sampled_from([(None, None), (0.0, 1.0), (0.0, None), (None, 100.0)]),
+)
+def test_any_intervals_are_drawn_inside(rows: list, mark: float | None, ends: tuple) -> None:
+    groups = [Group("", [Interval("a", *row) for row in rows])]
+    assert_is_drawn_inside(interval_chart("t", groups, mark=mark, low=ends[0], high=ends[1]))
 
 
 @given(st.lists(st.lists(numbers, max_size=5), max_size=4))
