@@ -222,8 +222,17 @@ def test_nobody_listens():
     assert "9" in answer.error
 
 
-def test_a_server_that_hangs_is_left():
-    with serving(Reply(fault="hang"), timeout_s=0.3) as (_, endpoint):
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(fault="hang"),
+        # Never silent for long, and never done: a limit between two reads would not end it.
+        Reply(chunks=((0.0, "ok", 1), *((0.05 * n, "", 0) for n in range(1, 2000)))),
+    ],
+    ids=["silent", "dripping"],
+)
+def test_a_server_that_does_not_end_is_left(reply):
+    with serving(reply, timeout_s=0.3) as (_, endpoint):
         answer = ask(endpoint, question())[-1].answer
     assert (answer.finish, answer.text) == ("error", "ok")
     assert answer.error.endswith("no whole answer within 0.3 s")
