@@ -81,6 +81,7 @@ class FigureChange:
             "p_value": self.p_value,
             "adjusted_p": self.adjusted_p,
             "num_pairs": self.comparison.num_items,
+            "num_clusters": self.comparison.num_clusters,
             "num_worse": self.comparison.num_worse,
             "num_better": self.comparison.num_better,
             "detectable_difference": self.comparison.detectable_difference,

@@ -25,6 +25,7 @@ from coderllm_jax.evaluation.survival import ORDINARY, run_survival, survival_ca
 from coderllm_jax.records import Estimate
 
 _NUM_FAULTS_TOLD = 3
+_MOST_SURVIVAL_TOKENS = 32
 _LOWER_IS_BETTER = ("_drop", "_growth", "_growth_bytes")
 
 
@@ -64,7 +65,8 @@ def measure_survival(context: Context) -> SuiteResult:
     def open_ledger() -> Ledger:
         return Ledger(context.answerer, patience_s=config.endpoint.timeout_s)
 
-    found = run_survival(open_ledger, cases, max_new_tokens=config.robustness.max_new_tokens)
+    tokens = min(config.robustness.max_new_tokens, _MOST_SURVIVAL_TOKENS)
+    found = run_survival(open_ledger, cases, max_new_tokens=tokens)
     failed = {each.case.name: each.problem for each in found if each.problem}
     notes = [f"not survived: {name}: {problem}" for name, problem in failed.items()]
     return SuiteResult(

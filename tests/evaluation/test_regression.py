@@ -117,6 +117,7 @@ def test_an_improvement_passes():
     gate = gate_of(rows([1.0] * 100), rows([0.0] * 100))
     assert gate.verdict.outcome == "passed"
     assert gate.result.figures["qa_accuracy/seen/fact_f1_change"].value == 1.0
+    assert change_of(gate, "qa_accuracy/seen/fact_f1")["p_value"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("listed", [False, True])
