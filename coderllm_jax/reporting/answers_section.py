@@ -27,6 +27,12 @@ _SCORE_KINDS = {
 _ENDS = {"Facts and words, 0 to 1": (0.0, 1.0), "Code, 0 to 1": (0.0, 1.0)}
 _SPLITS = ("seen", "unseen")
 _MOST_EXTREME = 5
+_ENDED = {"length": "cut off at its longest", "error": "not answered", "": "not answered"}
+_OPINIONS = {
+    "first": "the judge likes it better than the reference",
+    "second": "the judge likes the reference better",
+    "tie": "the judge likes both alike",
+}
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -34,12 +40,16 @@ def answers_section(suite: Mapping[str, Any], rows: Rows) -> str:
     """Figures of seen and unseen questions, by kind, corpus scores, and answers to read."""
     figures = read_figures(suite)
     details = suite.get("details", {})
-    charts = [_chart(title, names, figures) for title, names in _SCORE_KINDS.items()]
+    charts = [
+        *(_chart(title, names, figures) for title, names in _SCORE_KINDS.items()),
+        _judge(figures),
+        _spreads(rows),
+    ]
     return (
-        f'<div class="grid-2">{"".join(charts)}{_spreads(rows)}</div>'
+        f'<div class="grid-2">{"".join(charts)}</div>'
         + _kinds(details.get("by_kind", {}))
         + _corpus(details.get("corpus", {}))
-        + _extremes(rows)
+        + _extremes(rows, details.get("judge", {}))
     )
 
 
@@ -57,6 +67,17 @@ def _chart(title: str, names: Sequence[str], figures: Mapping[str, Figure]) -> s
     ]
     low, high = _ENDS.get(title, (None, None))
     return interval_chart(title, groups, show=show_as(names[0]), low=low, high=high)
+
+
+def _judge(figures: Mapping[str, Figure]) -> str:
+    """What a second model says of answers beside their references; usually there is none."""
+    found = [
+        figure.as_interval(name_in_words(figure.measure), color=3)
+        for figure in figures.values()
+        if figure.group == "judge"
+    ]
+    title = "A judge's opinion, and how often it keeps it when the order is swapped"
+    return interval_chart(title, [Group("", found)], show=show_number, low=0.0, high=1.0)
 
 
 def _spreads(rows: Rows) -> str:
@@ -108,7 +129,7 @@ def _corpus(corpus: Mapping[str, Any]) -> str:
     return grid_table(["corpus score", "0 to 100", "interval", "sacrebleu's signature"], rows)
 
 
-def _extremes(rows: Rows) -> str:
+def _extremes(rows: Rows, opinions: Mapping[str, str]) -> str:
     """The worst and the best answers of each split."""
     name = _main_score(rows)
     scored = [row for row in rows if name in row["scores"]]
@@ -119,15 +140,23 @@ def _extremes(rows: Rows) -> str:
         )
         count = min(_MOST_EXTREME, (len(ranked) + 1) // 2)
         for what, chosen in (("worst", ranked[:count]), ("best", ranked[::-1][:count])):
-            cards = "".join(map(_answer_card, chosen))
+            cards = "".join(_answer_card(row, opinions.get(row["id"], "")) for row in chosen)
             if cards:
                 parts.append(unfold(f"The {len(chosen)} {what} answers, {split}", cards))
     return "".join(parts)
 
 
-def _answer_card(row: Mapping[str, Any]) -> str:
+def _answer_card(row: Mapping[str, Any], opinion: str) -> str:
     scores = "; ".join(
         f"{name_in_words(name)} {show_as(name)(value)}" for name, value in row["scores"].items()
+    )
+    told = (
+        row.get("kind"),
+        _ENDED.get(row.get("finish", "")),
+        row.get("error"),
+        row.get("run"),
+        scores,
+        _OPINIONS.get(opinion),
     )
     return side_by_side(
         row["question"],
@@ -136,7 +165,7 @@ def _answer_card(row: Mapping[str, Any]) -> str:
             ("Reference", row.get("reference_answer", "")),
             *_facts(row.get("facts")),
         ],
-        under=" · ".join(part for part in (row.get("kind"), scores, row.get("error")) if part),
+        under=" · ".join(part for part in told if part),
     )
 
 

@@ -40,6 +40,8 @@ _WORDS = {
     "batch/identical": "same when asked alone",
     "survival/passed": "survived what nobody should ask",
     "stress/ended_once": "ended once under stress",
+    "at_least_as_good": "at least as good as the reference",
+    "agreement": "agrees with itself",
     "memory_growth_bytes": "memory growth",
     "clean_fact_f1": "fact F1 before disturbing",
     "fact_f1_drop": "fact F1 lost",

@@ -25,6 +25,7 @@ from coderllm_jax.reporting.evaluation_figures import (
 )
 
 _MOST_LINES, _MOST_NOTES, _MOST_CAUSES, _MOST_REGRESSIONS = 12, 4, 3, 4
+_SPLITS = ("seen", "unseen")
 # Shown on the page alone.
 _LESS_TELLING = frozenset({"rouge1", "rouge2", "threads_growth", "descriptors_growth"})
 _WIDTH = 110
@@ -63,22 +64,20 @@ def _plain_lines(figures: Mapping[str, Figure], _: Mapping[str, Any]) -> list[st
 
 
 def _answer_lines(figures: Mapping[str, Figure], suite: Mapping[str, Any]) -> list[str]:
-    """A line a measure, with seen and unseen side by side."""
-    groups = list(dict.fromkeys(each.group for each in figures.values()))
-    measures = dict.fromkeys(each.measure for each in figures.values())
-    if not groups or groups == [""]:
+    """A line a measure, with seen and unseen side by side; a judge's below."""
+    splits = [split for split in _SPLITS if any(each.group == split for each in figures.values())]
+    if not splits:
         return _plain_lines(figures, suite)
-    heads: list[str] = [""]
-    for group in groups:
-        heads += [name_in_words(group), "", ""]
-    rows = [heads]
-    for measure in measures:
+    rows = [["", *(cell for split in splits for cell in (split, "", ""))]]
+    of_splits = [figure for figure in figures.values() if figure.group in splits]
+    for measure in dict.fromkeys(figure.measure for figure in of_splits):
         cells = [name_in_words(measure)]
-        for group in groups:
-            found = figures.get(f"{group}/{measure}")
+        for split in splits:
+            found = figures.get(f"{split}/{measure}")
             cells += _cells(found) if found else ["", "", ""]
         rows.append(cells)
-    return _aligned(rows)
+    others = {name: each for name, each in figures.items() if each.group not in splits}
+    return _aligned(rows) + (_plain_lines(others, suite) if others else [])
 
 
 def _code_lines(figures: Mapping[str, Figure], suite: Mapping[str, Any]) -> list[str]:

@@ -80,7 +80,7 @@ def _stress(suite: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
         if name.startswith("stress/")
     ]
     rows += [
-        (name_in_words(name), f"{stress[name]:,}")
+        (name.removeprefix("num_"), f"{stress[name]:,}")
         for name in ("num_submitted", "num_answered", "num_cancelled", "num_refused", "num_faults")
         if name in stress
     ]

@@ -225,8 +225,8 @@ def _bars(bar: Bar, axis: _Axis, show: Show) -> str:
 def _columns(spread: Spread, axis: _Axis, num_bins: int) -> str:
     counts = [0] * num_bins
     for value in spread.values:
-        part = (value - axis.low) / (axis.high - axis.low)
-        counts[min(max(int(part * num_bins), 0), num_bins - 1)] += 1
+        part = min(max((value - axis.low) / (axis.high - axis.low), 0.0), 1.0)
+        counts[min(int(part * num_bins), num_bins - 1)] += 1
     tallest = max(counts)
     width = _WIDTH / num_bins
     return "".join(

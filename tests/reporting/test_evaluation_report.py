@@ -121,6 +121,25 @@ def test_the_worst_and_the_best_answers_stand_beside_their_references(
     assert "missed: " in words
 
 
+def test_an_answer_says_how_it_ended_and_what_the_judge_thinks(evaluation: Evaluation) -> None:
+    content, samples = copy.deepcopy(evaluation)
+    suite = content["suites"]["qa_accuracy"]
+    rows = [row for row in samples if row["suite"] == "qa_accuracy"]
+    worst = min(rows, key=lambda row: row["scores"]["fact_f1"])
+    worst |= {"finish": "length", "run": "NameError: name 'x' is not defined"}
+    suite["details"]["judge"] = {worst["id"]: "second"}
+    suite["figures"]["judge/at_least_as_good"] = a_figure(0.25)
+    words = Outline(render(content, rows)).text
+    for shown in (
+        "cut off at its longest",
+        "NameError: name 'x' is not defined",
+        "the judge likes the reference better",
+        "at least as good as the reference",
+    ):
+        assert shown in words
+        assert shown not in Outline(render(*evaluation)).text
+
+
 def test_a_failed_gate_comes_first_and_shows_items(page: str) -> None:
     headings = re.findall(r"<h2>([^<]*)</h2>", page)
     assert headings[:2] == ["What it says", "Regression"]

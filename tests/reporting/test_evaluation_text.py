@@ -101,6 +101,14 @@ def test_one_split_alone_is_shown(content: dict) -> None:
     assert "unseen" not in lines[lines.index("Questions and answers") + 1]
 
 
+def test_a_judge_stands_below_the_splits(content: dict) -> None:
+    judged = copy.deepcopy(content)
+    judged["suites"]["qa_accuracy"]["figures"]["judge/agreement"] = a_figure(0.75, num_items=9)
+    lines = describe_results(FOLDER, judged).splitlines()
+    assert "  judge agrees with itself  0.750    9" in lines
+    assert [line for line in lines if line.split() == ["seen", "unseen"]]
+
+
 def test_more_than_a_screen_is_cut_and_said() -> None:
     many = SuiteResult(
         "taste",
