@@ -56,6 +56,8 @@ class LexicalIndex:
             [vocabulary.setdefault(word, len(vocabulary)) for word in split_words(text).all]
             for text in texts
         ]
+        if not any(rows):  # their average length would be 0, by which the library divides
+            rows = [[vocabulary[""]]] * len(rows)
         bm25 = _bm25s().BM25(k1=k1, b=b, method="lucene")
         bm25.index((rows, vocabulary), show_progress=False)
         return cls(bm25)

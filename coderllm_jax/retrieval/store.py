@@ -127,15 +127,17 @@ class Index:
     def check_identity(self, identity: Mapping[str, Any]) -> None:
         """DataError where this index holds another embedding model's vectors."""
         before = self.manifest.recipe["embedding"]
+        names = dict.fromkeys(["model", *before, *identity])
         changed = [
-            f"{name} {_short(before.get(name))} and not {_short(identity.get(name))}"
-            for name in sorted(before.keys() | identity.keys())
+            f"{name} was {_short(before.get(name))}, is {_short(identity.get(name))}"
+            for name in names
             if before.get(name) != identity.get(name)
         ]
         if changed:
             raise DataError(
-                f"{self.folder}: the index was built with embedding {', '.join(changed)}; set "
-                f"retrieval.embedding_model and its prefixes back, or {REMEDY}"
+                f"{self.folder}: the index holds another embedding's vectors "
+                f"({'; '.join(changed)}); set retrieval.embedding_model and its prefixes back, or "
+                f"{REMEDY}"
             )
 
     def check_chunks(self, chunks_sha256: str) -> None:
