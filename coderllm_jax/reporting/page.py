@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import html
 import itertools
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+# Controls, formats such as marks of direction, and halves of surrogate pairs.
+_UNSEEN = frozenset({"Cc", "Cf", "Cs"})
 SERIES_COLORS = tuple(f"series-{i}" for i in range(6))
 _STYLE = """
 :root{color-scheme:light dark;--paper:#fff;--card:#f6f7f9;--ink:#1b1f24;--muted:#5b6472;
@@ -106,6 +109,19 @@ def text(value: Any) -> str:
     return html.escape(str(value), quote=True)
 
 
+def visible(words: str) -> str:
+    r"""Words in which letters that cannot be seen are written out: `\x1b`, `\u202e`, `\ud800`.
+
+    For answers that are to be read as they are: what turns lines around or hides in them is shown.
+    """
+    return "".join(
+        letter.encode("unicode_escape").decode()
+        if letter not in "\n\t" and unicodedata.category(letter) in _UNSEEN
+        else letter
+        for letter in words
+    )
+
+
 def section(title: str, *parts: str) -> str:
     """A heading and what belongs to it; "" where nothing does."""
     body = "".join(parts)
@@ -161,13 +177,14 @@ def side_by_side(title: str, columns: Iterable[tuple[str, Any]], *, under: str =
     )
     line = f'<p class="muted">{text(under)}</p>' if under else ""
     return (
-        f'<div class="card"><h3>{text(title)}</h3>{line}<div class="answers">{answers}</div></div>'
+        f'<div class="card"><h3>{text(visible(title))}</h3>{line}'
+        f'<div class="answers">{answers}</div></div>'
     )
 
 
 def _as_it_is(words: str) -> str:
     if words.strip():
-        return f"<pre>{text(words)}</pre>"
+        return f"<pre>{text(visible(words))}</pre>"
     what = f"nothing but {len(words):,} blanks" if words else "nothing"
     return f'<p class="muted">{what}</p>'
 

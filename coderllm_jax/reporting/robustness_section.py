@@ -11,7 +11,7 @@ from coderllm_jax.reporting.evaluation_figures import (
     read_figures,
     show_number,
 )
-from coderllm_jax.reporting.page import grid_table, side_by_side, table, unfold
+from coderllm_jax.reporting.page import grid_table, side_by_side, table, unfold, visible
 from coderllm_jax.reporting.row_charts import Group, interval_chart
 
 _MOST_ITEMS = 10
@@ -108,5 +108,5 @@ def _disturbed(rows: Rows) -> str:
 
 
 def _brief(words: str) -> str:
-    line = " ".join(words.split())
+    line = visible(" ".join(words.split()))
     return line if len(line) <= _LETTERS_SHOWN else f"{line[: _LETTERS_SHOWN - 1]}…"

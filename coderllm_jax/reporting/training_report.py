@@ -17,7 +17,16 @@ from coderllm_jax.monitoring.metrics_log import read_rows
 from coderllm_jax.monitoring.progress import clock
 from coderllm_jax.reporting.advice import Figures, advise
 from coderllm_jax.reporting.chart import Point, Series, line_chart, short_number
-from coderllm_jax.reporting.page import page, section, shares, table, text, tiles, unfold
+from coderllm_jax.reporting.page import (
+    page,
+    section,
+    shares,
+    side_by_side,
+    table,
+    text,
+    tiles,
+    unfold,
+)
 from coderllm_jax.training.record import is_finite
 from coderllm_jax.training.run_folder import RunFolder, read_json
 
@@ -169,13 +178,7 @@ def _answers(samples: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -
             columns.append((f"Step {best}", after[question]))
         if row.get("reference"):
             columns.append(("Hoped for", row["reference"]))
-        answers = "".join(
-            f"<div><h4>{text(title)}</h4><pre>{text(answer) or '&nbsp;'}</pre></div>"
-            for title, answer in columns
-        )
-        cards.append(
-            f'<div class="card"><h3>{text(question)}</h3><div class="answers">{answers}</div></div>'
-        )
+        cards.append(side_by_side(question, columns))
     return "".join(cards)
 
 

@@ -186,7 +186,16 @@ def test_figures_without_an_interval_have_no_whisker(evaluation: Evaluation) -> 
     assert 'class="whisker"' in render(*evaluation)
 
 
-@pytest.mark.parametrize("content", [{}, {"suites": {}}, {"suites": {"qa_accuracy": {}}}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"suites": {}},
+        {"suites": {"qa_accuracy": {}}},
+        {"suites": {suite: {} for suite in SUITES}},
+        {"manifest": {"samples": "answers.jsonl"}},
+    ],
+)
 def test_next_to_nothing_is_a_page_too(content: dict) -> None:
     assert_is_safe(render(content, []))
     assert describe_results(Path("here"), content)
@@ -250,11 +259,19 @@ def test_is_written_whole_or_not_at_all(
     assert path.read_bytes() == first
 
 
-def test_what_is_no_unicode_is_written_all_the_same(tmp_path: Path) -> None:
+def test_what_cannot_be_seen_is_written_out(tmp_path: Path) -> None:
     code = the_code()
-    rows = [{**row, "completion": "s = '\ud800'"} for row in code.samples]
-    path = write_evaluation_report(tmp_path, the_content([code]), rows)
-    assert r"s = &#x27;\ud800&#x27;" in path.read_text(encoding="utf-8")
+    hidden = "s = '\ud800 \u202e \u200b \x1b \x00 \r'\n\tpass"
+    rows = [{**row, "completion": hidden} for row in code.samples]
+    page = write_evaluation_report(tmp_path, the_content([code]), rows).read_text(encoding="utf-8")
+    assert "s = '\\ud800 \\u202e \\u200b \\x1b \\x00 \\r'\n\tpass" in Outline(page).text
+
+
+def test_what_is_no_unicode_is_written_wherever_it_stands(tmp_path: Path) -> None:
+    content = {"suites": {"a\ud800": {"notes": ["b\ud801"]}}, "manifest": {"created": "c\ud802"}}
+    page = write_evaluation_report(tmp_path, content, []).read_text(encoding="utf-8")
+    for shown in (r"a\ud800", r"b\ud801", r"c\ud802"):
+        assert shown in page
 
 
 def test_making_it_again_gives_the_same_page(evaluation: Evaluation, page: str) -> None:
