@@ -36,8 +36,7 @@ _TOKEN = re.compile(
     rf"""
     0[xXoObB][0-9a-fA-F_]+                              # 0xff
     | (?:\d[\d_]*(?:\.\d[\d_]*)?|\.\d[\d_]*)(?:[eE][+-]?\d+)?[jJ]?(?!\w)   # 1e-06
-    | [{_UNDIVIDED}]
-    | (?:(?![{_UNDIVIDED}])\w)+
+    | (?:(?![{_UNDIVIDED}])\w)+                          # their letters are left to the last line
     | \*\*=?|//=?|<<=?|>>=?|\.\.\.|->|:=|[-+*/%&|^@=!<>]=
     | \S
     """,

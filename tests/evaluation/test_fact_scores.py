@@ -150,6 +150,21 @@ def test_code_is_found_as_it_is_written():
     assert score_facts("An update implementing little", RETURNS).found == ("update",)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("update", "Updates"), ("policies", "policy"), ("caches", "cache"), ("losses", "losses")],
+)
+def test_plain_words_are_found_in_either_number(one, other):
+    assert score_facts(f"Some {other}.", item("What?", f"The {one} here.", one)).f1 == 1
+    assert score_facts(f"Some {one}.", item("What?", f"The {other} here.", other.lower())).f1 == 1
+
+
+@pytest.mark.parametrize("other", ["updated", "los", "lossy", "class", "bus"])
+def test_other_words_are_not(other):
+    for fact in ("update", "loss", "clas", "bu"):
+        assert score_facts(f"Some {other}.", item("What?", f"The {fact} here.", fact)).f1 == 0
+
+
 def test_quotes_and_signs():
     fro = item("Which norm?", "The default is `'fro'`, along `axis=-1`.", "'fro'", "-1")
     assert score_facts('`"fro"`, -1', fro).found == ("'fro'", "-1")
@@ -190,7 +205,7 @@ def test_the_drawn_example():
         ("Decay 0.9 by set_decay", ("set_decay",)),
         ("Decay 0.9, see optax.sgd", ("sgd",)),
         ("Decay 0.9, see SgdState", ("SgdState",)),
-        ("Decay 0.9, call sgd() or rate(s)", ("sgd",)),
+        ("Decay 0.9, call sgd() for parameter(s)", ("sgd",)),
         ("Decay 0.9, nesterov=True", ("nesterov", "True")),
         ("Decay 0.9, `nesterov`", ("nesterov",)),
         ("Decay 0.9, `momentum` of `optax.lars`, a `float` for x", ()),

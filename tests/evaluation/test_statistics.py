@@ -11,7 +11,6 @@ import pytest
 from scipy import stats
 
 from coderllm_jax.errors import DataError
-from coderllm_jax.evaluation import statistics
 from coderllm_jax.evaluation.statistics import (
     adjust_holm,
     bonett_price_interval,
@@ -26,6 +25,7 @@ from coderllm_jax.evaluation.statistics import (
     mcnemar_exact,
     paired_odds_ratio,
     permutation_test,
+    significance,
     wilson_interval,
 )
 from coderllm_jax.records import Estimate
@@ -85,6 +85,9 @@ def test_a_seed_decides_the_draws():
     values = np.random.default_rng(0).random(30)
     assert bootstrap_mean(values, seed=1) == bootstrap_mean(list(values), seed=1)
     assert bootstrap_mean(values, seed=1) != bootstrap_mean(values, seed=2)
+    shifted = values - 0.4
+    assert permutation_test(shifted, seed=1) == permutation_test(shifted, seed=1)
+    assert permutation_test(shifted, seed=1) != permutation_test(shifted, seed=2)
 
 
 def test_copies_in_a_cluster_add_nothing():
@@ -251,7 +254,7 @@ def test_rounding_does_not_decide_a_tie():
 def test_random_flips_agree_with_all_flips(monkeypatch):
     values = np.random.default_rng(0).normal(0.3, size=18)
     exact = permutation_test(values)
-    monkeypatch.setattr(statistics, "_MOST_EXACT_FLIPS", 5)
+    monkeypatch.setattr(significance, "_MOST_EXACT_FLIPS", 5)
     drawn = permutation_test(values, num_resamples=40_000)
     assert drawn != exact
     assert drawn == pytest.approx(exact, abs=4 * math.sqrt(exact / 40_000))
