@@ -141,6 +141,12 @@ def test_nothing_and_one():
     assert bootstrap_totals(np.zeros((0, 2)), lambda t: t[:, 0]) == Estimate(None)
 
 
+@pytest.mark.parametrize("values", [[0.0, 1.0], [0.0, 0.2, 1.0], [0.0, 0.0, 1.0]])
+def test_two_or_three_items_say_little_but_something(values):
+    found = bootstrap_mean(values)
+    assert min(values) <= found.low < found.value < found.high <= max(values)
+
+
 @pytest.mark.parametrize("values", [[1.0, math.nan], [[1.0]], [math.inf]])
 def test_what_is_no_score_is_refused(values):
     with pytest.raises(DataError, match="leave out what has no score"):
