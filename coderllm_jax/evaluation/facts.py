@@ -29,7 +29,8 @@ What programs (fenced code) in an answer do depends on what was asked for, as th
     inline code
     is prose            illustrate: neither find nor claim
 
-Covers: names, arguments, defaults, rare words; inventions beside them; lists of everything. not cover: which default belongs to which argument, negation, right claims that the reference does
+Covers: names, arguments, defaults, rare words; inventions beside them; lists of everything. Does
+not cover: which default belongs to which argument, negation, right claims that the reference does
 not make (they cost precision), wrong claims in plain words, wrong arguments in programs.
 """
 
