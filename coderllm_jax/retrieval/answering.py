@@ -98,7 +98,6 @@ class RetrievalAnswerer:
         submitted_s = self._now_s()
         if query.continues or not query.turns:  # an empty query is the inner one's to refuse
             self.inner.submit(query)
-            self._going[query.id] = _Going(submitted_s, 0.0, (), CitationFilter(0))
             return
         block = self.look_up(query.question)
         going = _Going(
@@ -156,7 +155,9 @@ class RetrievalAnswerer:
         return dataclasses.replace(query, turns=(*query.turns[:-1], Turn("user", question)))
 
     def _checked(self, delta: Delta) -> Delta:
-        going = self._going[delta.id]
+        going = self._going.get(delta.id)
+        if going is None:  # it continues a text, and its brackets are its own
+            return delta
         text = going.citations.feed(delta.text)
         if delta.answer is None:
             return Delta(delta.id, text)
