@@ -36,6 +36,8 @@ CONFIGS = (
     "coderllm_jax.config.training:TrainingConfig",
     "coderllm_jax.config.data:DataConfig",
     "coderllm_jax.config.doctor:DoctorConfig",
+    "coderllm_jax.config.evaluation:EvaluationConfig",
+    "coderllm_jax.config.ask:AskConfig",
 )
 PREFIX = "CODERLLM_"
 ENVIRONMENT_VARIABLE = "CODERLLM_ENV"
