@@ -74,6 +74,7 @@ def embed(weights: dict, tokens_BL: jax.Array, *, options: ForwardOptions) -> ja
 
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+Project = Callable[[str, jax.Array], jax.Array]
 
 
 def apply_block(
@@ -86,16 +87,19 @@ def apply_block(
     architecture: Architecture,
     options: ForwardOptions,
     key: jax.Array | None = None,
+    project: Project | None = None,
 ) -> jax.Array:
     """One decoder block; `block` and `adapters` without the layer axis.
 
     `attention(q_BLHK, k_BLGK, v_BLGK)` gets rotated queries and keys and returns [B, L, H, K]:
-    training hands in masked self-attention, a generator one over its cache.
+    training hands in masked self-attention, a generator one over its cache. `project(name, x)`
+    replaces the product of x with the named kernel and its adapter, for whoever keeps kernels in
+    another form.
     """
     epsilon = architecture.norm_epsilon
     keys = iter(jax.random.split(key, 7)) if key is not None else None
 
-    def project(name: str, x: jax.Array) -> jax.Array:
+    def project_adapted(name: str, x: jax.Array) -> jax.Array:
         y = adapt(
             name,
             x,
@@ -110,6 +114,8 @@ def apply_block(
 
     def post_norm(name: str, x: jax.Array) -> jax.Array:
         return rms_norm(x, block[name], epsilon=epsilon) if architecture.post_norms else x
+
+    project = project or project_adapted
 
     normed = rms_norm(x_BLD, block["pre_attention_norm"], epsilon=epsilon)
     q, k, v = project("query", normed), project("key", normed), project("value", normed)

@@ -84,18 +84,24 @@ def adapt(
     x: the product's left operand (see PRODUCTS); kernel and adapter without the layer axis.
     Returns the product in the precision's carried format. `key` is needed where dropout > 0.
     """
-    spec = PRODUCTS[name]
-    y = contract(spec, x, kernel, precision)
+    y = contract(PRODUCTS[name], x, kernel, precision)
     if adapter is None:
         return y
     if dropout and key is not None:
         kept = jax.random.bernoulli(key, 1.0 - dropout, x.shape)
         x = jnp.where(kept, x / (1.0 - dropout), 0).astype(x.dtype)
-    inputs, out = spec.split("->")
+    return y + adapter_product(name, x, adapter, scale=scale, precision=precision)
+
+
+def adapter_product(
+    name: str, x: jax.Array, adapter: Adapter, *, scale: float, precision: Precision
+) -> jax.Array:
+    """What an adapter adds to the product of block weight `name`: x · A · B · scale."""
+    inputs, out = PRODUCTS[name].split("->")
     left, kernel_axes = inputs.split(",")
     narrow_BLR = contract(f"{left},{kernel_axes[:-1]}r->{out[:-1]}r", x, adapter["a"], precision)
     delta = contract(f"{out[:-1]}r,r{out[-1]}->{out}", narrow_BLR, adapter["b"], precision)
-    return y + delta * scale
+    return delta * scale
 
 
 def merge_adapters(blocks: dict, adapters: Adapters, *, scale: float) -> dict:
