@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from coderllm_jax import entry
 from coderllm_jax.config.ask import AskConfig
 from coderllm_jax.config.command_line import Shorthand
-from coderllm_jax.errors import DataError
+from coderllm_jax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from coderllm_jax.generation.answering import LocalAnswerer
@@ -28,6 +28,10 @@ _SLOTS = 2
 
 def main(config: AskConfig) -> int:
     """Answers on stdout; says on stderr who answered and how fast."""
+    if not config.question.strip():
+        raise ConfigError(
+            'there is no question; write one: python -m coderllm_jax.ask "What is optax.lion?"'
+        )
     from coderllm_jax.training.devices import check_platform, prepare_process
 
     prepare_process(platform=config.generation.platform, cache_dir=config.model.cache_dir)

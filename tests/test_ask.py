@@ -33,7 +33,7 @@ def test_the_words_of_the_command_line_are_the_question() -> None:
 
 def test_without_a_question_there_is_one_line() -> None:
     with pytest.raises(ConfigError, match="there is no question"):
-        resolve()
+        ask.main(resolve())
 
 
 def test_the_answer_alone_is_on_stdout(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from typing import ClassVar
 from coderllm_jax.config.generation import GenerationSection, PromptSection
 from coderllm_jax.config.schema import Config, option, section
 from coderllm_jax.config.training import ModelSection
-from coderllm_jax.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +29,6 @@ class AskConfig(Config):
     model: ModelSection = section(ModelSection)
     generation: GenerationSection = section(GenerationSection)
     prompt: PromptSection = section(PromptSection)
-
-    def check(self) -> None:
-        if not self.question.strip():
-            raise ConfigError(
-                'there is no question; write one: python -m coderllm_jax.ask "What is optax.lion?"'
-            )
 
 
 get_config = AskConfig.create_default

@@ -38,6 +38,7 @@ from coderllm_jax.records import Answer, Answerer, Estimate, EvalItem, Query
 # Kinds whose answers are code to be run, not code to be read.
 _EXECUTED_KINDS = frozenset({"example"})
 _TEXT_SCORES = ("bleu", "chrf", "rouge1", "rouge2", "rouge_l")
+_PERCENTAGES = ("bleu", "chrf")
 _FACT_SCORES = ("fact_f1", "fact_precision", "fact_recall")
 
 
@@ -145,7 +146,11 @@ def score_answer(item: EvalItem, query: Query, answer: Answer) -> dict[str, Any]
     """One item's row of samples.jsonl, with every score that the answer alone decides."""
     text = answer.text.strip()
     facts = score_facts(text, item)
-    scores: dict[str, float] = dict(sentence_scores(text, item.answer))
+    # sacrebleu's 100 is a product of roundings, and may lie a little above.
+    scores = {
+        name: min(score, 100.0 if name in _PERCENTAGES else 1.0)
+        for name, score in sentence_scores(text, item.answer).items()
+    }
     if facts is not None:
         scores |= {
             "fact_f1": facts.f1,
@@ -185,7 +190,8 @@ def summarize_answers(
         for name in (*_FACT_SCORES, *_TEXT_SCORES, "parses", "runs"):
             values = [row["scores"][name] for row in of_split if name in row["scores"]]
             if values:
-                figures[f"{split}/{name}"] = bootstrap_mean(values, seed=seed)
+                bounds = (0.0, 100.0) if name in _PERCENTAGES else (0.0, 1.0)
+                figures[f"{split}/{name}"] = bootstrap_mean(values, bounds=bounds, seed=seed)
         if scored := [row for row in of_split if "reference" in row]:
             figures[f"{split}/perplexity"] = _perplexity(scored, seed=seed)
             details["lower_is_better"].append(f"{split}/perplexity")

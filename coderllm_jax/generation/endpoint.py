@@ -289,7 +289,7 @@ def _open_client(url: str, key: str, timeout_s: float) -> Any:
     except ImportError:
         raise ConfigError(
             "the package openai is not installed; remote endpoints are asked through it; "
-            'pip install "coderllm-jax[evaluation]"'
+            "pip install openai"
         ) from None
     # It logs a line a request, and at its finest the headers.
     for name in ("openai", "httpx", "httpx2"):
