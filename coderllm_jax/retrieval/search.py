@@ -76,14 +76,14 @@ class Searcher:
         index.check_identity(embedder.identity)
         self.index = index
         self.settings = settings or SearchSettings()
-        self._embedder = embedder
+        self.embedder = embedder
 
     def search(self, question: str, k: int) -> Found:
         """The best `k` passages."""
         started = time.perf_counter()
         vector_D = None
         if self.settings.mode != "lexical":
-            vector_D = self._embedder.embed_queries([question])[0]
+            vector_D = self.embedder.embed_queries([question])[0]
         embedded = time.perf_counter()
         hits = self._rank(question, vector_D, k)
         return Found(hits, embedded - started, time.perf_counter() - embedded)
