@@ -133,8 +133,9 @@ def _evaluate(config: EvaluationConfig) -> EvaluationResult:
                     judge, folder / "opinions.jsonl", progress=AnswerProgress("opinions")
                 )
                 context = dataclasses.replace(context, judge=ask_judge)
-            results = run_suites(context)
-            content = _write(context, results, details)
+            manifest = _manifest(context, details)
+            results = run_suites(context, manifest)
+            content = _write(context, results, manifest)
     return EvaluationResult(folder, content)
 
 
@@ -239,25 +240,30 @@ def _choose_items(
     }
 
 
-def _write(
-    context: Context, results: Sequence[SuiteResult], items: Mapping[str, Any]
-) -> dict[str, Any]:
-    """results.json, samples.jsonl, the page and CLU's summaries; the results last."""
-    from coderllm_jax.evaluation.baseline import store_baseline
-    from coderllm_jax.evaluation.results import write_results
+def _manifest(context: Context, items: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything needed to say later what was evaluated, and how."""
     from coderllm_jax.training.devices import describe_devices
     from coderllm_jax.training.manifest import git_commit, versions
 
-    config = context.config
-    manifest = {
+    return {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "answerer": {"name": context.answerer.name, **context.answerer.identity},
         "items": dict(items),
-        "config": config.to_dict(),
+        "config": context.config.to_dict(),
         "versions": versions(),
         "commit": git_commit(),
         "devices": describe_devices(),
     }
+
+
+def _write(
+    context: Context, results: Sequence[SuiteResult], manifest: Mapping[str, Any]
+) -> dict[str, Any]:
+    """results.json, samples.jsonl, the page and CLU's summaries."""
+    from coderllm_jax.evaluation.baseline import store_baseline
+    from coderllm_jax.evaluation.results import write_results
+
+    config = context.config
     content = write_results(context.folder, results, manifest)
     _write_page(context.folder, content, [row for result in results for row in result.samples])
     if config.clu:

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,11 @@ _OPTIONS = {
 }
 
 
-def run_suites(context: Context) -> list[SuiteResult]:
-    """The suites that the configuration names, in their usual order; regression comes last."""
+def run_suites(context: Context, manifest: Mapping[str, Any]) -> list[SuiteResult]:
+    """The suites that the configuration names, in their usual order; regression comes last.
+
+    manifest: what results.json will say of this evaluation, to be held against the baseline's.
+    """
     path = context.folder / "suites.jsonl"
     known = read_kept(path, "result")
     results = []
@@ -60,7 +63,7 @@ def run_suites(context: Context) -> list[SuiteResult]:
             with Kept(path, name="result") as kept:
                 kept.add(key, found.to_json() | {"samples": list(found.samples)})
     if "regression" in context.config.benchmark_suite:
-        gate = run_regression(context, results)
+        gate = run_regression(context, results, manifest=manifest)
         results += [gate] if gate is not None else []
     return results
 
