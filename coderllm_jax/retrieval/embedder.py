@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import importlib
 import importlib.util
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -82,8 +84,6 @@ class EmbeddingModel:
     @functools.cached_property
     def fingerprint(self) -> str:
         """One sha256 over the names and bytes of the files that decide about a vector."""
-        import hashlib
-
         lines = [
             f"{path.relative_to(self.folder).as_posix()} {sha256_of(path)}"
             for path in sorted(self.folder.rglob("*"))
@@ -229,6 +229,7 @@ class SentenceEmbedder:
                 f"retrieval needs the package sentence-transformers ({error}); "
                 "pip install 'coderllm-jax[retrieval]'"
             ) from None
+        logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
         transformers_logging.disable_progress_bar()
         try:
             return SentenceTransformer(

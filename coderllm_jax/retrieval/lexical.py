@@ -11,6 +11,7 @@ A score says nothing by itself, because it grows with the query; its share of th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,4 +97,5 @@ def _bm25s() -> Any:
     with without("jax", "numba"):
         import bm25s
 
+    logging.getLogger("bm25s").setLevel(logging.WARNING)
     return bm25s
