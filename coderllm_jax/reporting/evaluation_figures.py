@@ -173,6 +173,21 @@ def show_growth(value: float) -> str:
     return f"{value:+,.0f}"
 
 
+def closed_loads(figures: Mapping[str, Figure]) -> list[str]:
+    """The loads with a fixed number in flight, as they were measured: `closed/1`, `closed/16`."""
+    return [name.rpartition("/")[0] for name in figures if _is_throughput(name)]
+
+
+def busiest_load(figures: Mapping[str, Figure]) -> str:
+    """The one of them with the largest throughput; "" where none is known."""
+    known = [each for name, each in figures.items() if _is_throughput(name) and each.value]
+    return max(known, key=lambda figure: figure.value or 0.0).group if known else ""
+
+
+def _is_throughput(name: str) -> bool:
+    return name.startswith("closed/") and name.endswith("/tokens_out_per_s")
+
+
 def gate_of(content: Mapping[str, Any]) -> str:
     """What the regression gate says: passed, failed, not_comparable; "" where none was asked."""
     return content.get("suites", {}).get("regression", {}).get("details", {}).get("gate", "")

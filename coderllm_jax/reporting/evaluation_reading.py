@@ -14,7 +14,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from coderllm_jax.reporting.evaluation_figures import (
+    HUMAN_EVAL,
     Figure,
+    busiest_load,
+    closed_loads,
     load_in_words,
     name_in_words,
     read_figures,
@@ -32,9 +35,14 @@ class Finding(NamedTuple):
 
 
 def read_evaluation(content: Mapping[str, Any]) -> list[Finding]:
-    """Every rule's findings, the gate's first."""
+    """What was missing, then every rule's findings, the gate's first."""
     suites = content.get("suites", {})
-    return [
+    missing = [
+        Finding(f"{name_in_words(name)}: not all of it could be done.", _first_note(suite), "bad")
+        for name, suite in suites.items()
+        if not suite.get("is_whole", True)
+    ]
+    return missing + [
         finding
         for name, rule in _RULES.items()
         if name in suites
@@ -77,7 +85,7 @@ def _regression(_: Figures, details: Details) -> Iterator[Finding]:
 
 
 def _code(figures: Figures, details: Details) -> Iterator[Finding]:
-    figure, found = figures.get("human_eval/pass@1"), details.get("sets", {}).get("human_eval", {})
+    figure, found = figures.get(f"{HUMAN_EVAL}/pass@1"), details.get("sets", {}).get(HUMAN_EVAL, {})
     if figure is None:
         return
     if figure.value is None:
@@ -87,12 +95,13 @@ def _code(figures: Figures, details: Details) -> Iterator[Finding]:
         return
     causes = found.get("causes", {})
     failures = "".join(f"; {cause} {count:,}" for cause, count in causes.items())
-    yield Finding(
-        f"One attempt at a HumanEval problem in {1 / figure.value:.0f} succeeds."
-        if 0 < figure.value <= 0.5
-        else f"{figure.value:.0%} of attempts at HumanEval's problems succeed.",
-        _with_interval("pass@1", figure) + failures,
-    )
+    if not figure.value:
+        sentence = "No attempt at a HumanEval problem succeeds."
+    elif figure.value <= 0.5:
+        sentence = f"One attempt at a HumanEval problem in {1 / figure.value:.0f} succeeds."
+    else:
+        sentence = f"{figure.value:.0%} of attempts at HumanEval's problems succeed."
+    yield Finding(sentence, _with_interval("pass@1", figure) + failures)
 
 
 def _answers(figures: Figures, _: Details) -> Iterator[Finding]:
@@ -114,21 +123,17 @@ def _answers(figures: Figures, _: Details) -> Iterator[Finding]:
 
 
 def _performance(figures: Figures, _: Details) -> Iterator[Finding]:
-    rates = {
-        name.removesuffix("/tokens_out_per_s"): figure.value
-        for name, figure in figures.items()
-        if name.startswith("closed/") and name.endswith("/tokens_out_per_s") and figure.value
-    }
-    if not rates:
+    best = busiest_load(figures)
+    if not best:
         return
-    best = max(rates, key=lambda load: rates[load] or 0.0)
     waits = [
         f"{figure.in_words()} with {load_in_words(load)}"
-        for load in dict.fromkeys((next(iter(rates)), best))
+        for load in dict.fromkeys((closed_loads(figures)[0], best))
         if (figure := figures.get(f"{load}/time_to_first_token_s/p50")) and figure.value is not None
     ]
     yield Finding(
-        f"It writes up to {rates[best]:,.0f} tokens a second, with {load_in_words(best)}.",
+        f"It writes up to {figures[f'{best}/tokens_out_per_s'].value or 0.0:,.0f} tokens a "
+        f"second, with {load_in_words(best)}.",
         f"half wait at most {' and '.join(waits)} for the first token" if waits else "",
     )
 
@@ -171,6 +176,10 @@ _RULES: dict[str, Callable[[Figures, Details], Iterator[Finding]]] = {
     "performance": _performance,
     "robustness": _robustness,
 }
+
+
+def _first_note(suite: Mapping[str, Any]) -> str:
+    return next(iter(suite.get("notes", ())), "")
 
 
 def _with_interval(name: str, figure: Figure) -> str:

@@ -19,7 +19,10 @@ from coderllm_jax.reporting.code_section import code_section
 from coderllm_jax.reporting.evaluation_figures import (
     NONE,
     Figure,
+    busiest_load,
+    closed_loads,
     gate_of,
+    load_in_words,
     name_in_words,
     read_figures,
 )
@@ -51,8 +54,6 @@ _HEADLINES = (
     ("code_generation", "hand_written/pass@1", "Hand-written pass@1"),
     ("qa_accuracy", "seen/fact_f1", "Fact F1, seen"),
     ("qa_accuracy", "unseen/fact_f1", "Fact F1, unseen"),
-    ("performance", "closed/1/time_to_first_token_s/p50", "First token, p50"),
-    ("performance", "closed/16/tokens_out_per_s", "Tokens/s, 16 in flight"),
     ("robustness", "survival/passed", "Survived"),
     ("robustness", "repetition/identical", "Same when repeated"),
 )
@@ -100,20 +101,49 @@ def _header(name: str, content: Mapping[str, Any]) -> str:
         f' · regression gate <b class="{state}">{text(name_in_words(gate))}</b>' if gate else ""
     )
     took = sum(suite.get("wall_s", 0.0) for suite in content.get("suites", {}).values())
+    manifest = content.get("manifest", {})
     return (
         f"<header><h1>{text(name)}</h1><p>{text(content.get('status', ''))} in "
-        f"{clock(took)} · {text(content.get('manifest', {}).get('created', ''))}{judged}</p>"
-        "</header>"
+        f"{clock(took)} · {text(_what_answered(manifest))}{text(manifest.get('created', ''))}"
+        f"{judged}</p></header>"
     )
 
 
+def _what_answered(manifest: Mapping[str, Any]) -> str:
+    """The model behind the name, and what was trained onto it."""
+    model = manifest.get("answerer", {}).get("model", {})
+    if not isinstance(model, Mapping):
+        return f"{model} · "
+    trained = model.get("trained")
+    parts = [model.get("name", "")]
+    if isinstance(trained, Mapping):
+        parts += [trained.get("kind", ""), f"step {trained['step']}" if "step" in trained else ""]
+    return "".join(f"{part} · " for part in parts if part)
+
+
 def _headline(suites: Mapping[str, Any]) -> str:
+    wanted = [*_HEADLINES, *_load_headlines(read_figures(suites.get("performance", {})))]
     found = []
-    for suite, name, title in _HEADLINES:
+    for suite, name, title in wanted:
         figure = read_figures(suites.get(suite, {})).get(name)
         if figure is not None:
             found.append((title, figure.in_words(), _under(figure)))
     return tiles(found) if found else ""
+
+
+def _load_headlines(figures: Mapping[str, Figure]) -> list[tuple[str, str, str]]:
+    """The wait under the least load for which it is known, and the best throughput."""
+    waits = (f"{load}/time_to_first_token_s/p50" for load in closed_loads(figures))
+    wait = next((name for name in waits if name in figures and figures[name].value), "")
+    best = busiest_load(figures)
+    found = []
+    if wait:
+        least = load_in_words("/".join(wait.split("/")[:2]))
+        found.append(("performance", wait, f"First token p50, {least}"))
+    if best:
+        title = f"New tokens, {load_in_words(best)}"
+        found.append(("performance", f"{best}/tokens_out_per_s", title))
+    return found
 
 
 def _under(figure: Figure) -> str:

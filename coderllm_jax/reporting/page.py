@@ -74,6 +74,7 @@ svg.track text{font-size:11px}.track rect{fill:var(--c)}.whisker{stroke:var(--c)
 margin-right:5px}
 .wide{overflow-x:auto;margin:14px 0}.wide td,.wide th{white-space:nowrap;padding-right:16px}
 .wide.texts td{white-space:normal;min-width:7rem}
+section>table th{white-space:nowrap}
 section>h3{margin:1.4rem 0 .6rem}section>.chart{margin-bottom:16px}
 ul.findings{list-style:none;display:grid;gap:.45rem}
 ul.notes{margin:.4rem 0 1rem;padding-left:1.2rem}

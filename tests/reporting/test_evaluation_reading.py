@@ -101,7 +101,9 @@ def test_throughput_is_told_with_the_wait_that_it_costs() -> None:
     assert "0.12 s with 1 in flight and 2.50 s with 16 in flight" in words
 
 
-@pytest.mark.parametrize(("value", "words"), [(0.2, "in 5 succeeds"), (0.9, "90%"), (0.0, "0%")])
+@pytest.mark.parametrize(
+    ("value", "words"), [(0.2, "in 5 succeeds"), (0.9, "90%"), (0.0, "No attempt")]
+)
 def test_pass_at_1_is_told(value: float, words: str) -> None:
     details = {"sets": {"human_eval": {"causes": {"wrong answer": 3}}}}
     told = said(
@@ -109,3 +111,10 @@ def test_pass_at_1_is_told(value: float, words: str) -> None:
     )
     assert words in told
     assert "wrong answer 3" in told
+
+
+def test_what_was_not_whole_is_told_first() -> None:
+    suite = {"figures": {"human_eval/pass@1": a_figure(0.5)}, "notes": ["no sandbox here"]}
+    told = said(code_generation={**suite, "is_whole": False})
+    assert told.startswith("Code generation: not all of it could be done. no sandbox here")
+    assert "could be done" not in said(code_generation=suite)
