@@ -25,6 +25,7 @@ from coderllm_jax.data.tokenizer import Tokenizer
 from coderllm_jax.errors import ConfigError, DataError
 from coderllm_jax.generation import program
 from coderllm_jax.generation.detokenize import TextStream
+from coderllm_jax.generation.network import DecodeWeights, split_layers
 from coderllm_jax.generation.sampling import SamplingArrays
 from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.model.forward import ForwardOptions
@@ -112,7 +113,7 @@ class Engine:
             weights, adapters = {**weights, "blocks": blocks}, {}
         self.architecture, self.tokenizer = architecture, tokenizer
         self.num_slots, self.max_length = num_slots, max_length
-        self._weights = program.split_layers(weights, adapters, num_layers=architecture.num_layers)
+        self._weights = split_layers(weights, adapters, num_layers=architecture.num_layers)
         self._static: dict[str, Any] = {"architecture": architecture, "options": options}
         mesh = active_mesh()
         self._rows = row_multiple(mesh) if mesh is not None else 1
@@ -138,7 +139,7 @@ class Engine:
     # ------------------------------------------------------------------------------ requests
 
     @property
-    def weights(self) -> program.DecodeWeights:
+    def weights(self) -> DecodeWeights:
         """What it answers from, for those who score texts with the same weights."""
         return self._weights
 
@@ -228,8 +229,8 @@ class Engine:
             return 0
         prefix = prompts[0][:length]
         if prefix.tobytes() not in self._prefixes:
-            self._prefill(prefix, slot=0, start=0)
-            self._prefixes[prefix.tobytes()] = program.save_slot(self._state, 0)
+            self._prefill(prefix, slot=0, start=0, end=length)
+            self._prefixes[prefix.tobytes()] = program.save_slot(self._state, 0, length)
             if len(self._prefixes) > _PREFIXES_KEPT:
                 self._prefixes.popitem(last=False)
         return length
@@ -253,9 +254,10 @@ class Engine:
             completion.started_s = time.perf_counter()
             request, slot = completion.request, self._free.pop()
             known, caches = self._known_prefix(request.prompt)
+            last = len(request.prompt) - 1
             if known:
-                self._state = program.load_slot(self._state, caches, slot)
-            self._prefill(request.prompt[known:-1], slot=slot, start=known)
+                self._state = program.load_slot(self._state, caches, slot, last)
+            self._prefill(request.prompt[known:-1], slot=slot, start=known, end=last)
             room -= len(request.prompt) - known
             seen = np.zeros(self.architecture.vocabulary, bool)
             seen[request.prompt] = True
@@ -265,7 +267,7 @@ class Engine:
                 program.Start(
                     slot=np.int32(slot),
                     token=request.prompt[-1],
-                    position=np.int32(len(request.prompt) - 1),
+                    position=np.int32(last),
                     budget=np.int32(budget),
                     seen=seen,
                     sampling=SamplingArrays.of(request.sampling),
@@ -275,14 +277,15 @@ class Engine:
             stream = TextStream(self.tokenizer, stops=request.stop)
             self._running[slot] = _Running(completion, stream)
 
-    def _prefill(self, ids: Ids, *, slot: int, start: int) -> None:
+    def _prefill(self, ids: Ids, *, slot: int, start: int, end: int) -> None:
         while len(ids):
             piece = ids[:_LARGEST_PIECE]
             padded = np.zeros((self._rows, _bucket(len(piece))), np.int32)
             padded[0, : len(piece)] = piece
             # On a mesh rows are split evenly: the others are of no slot, and nothing is written.
             none = [0] * (self._rows - 1)
-            where = ([slot] + [self.num_slots] * len(none), [start, *none], [len(piece), *none])
+            slots = [slot] + [self.num_slots] * len(none)
+            where = (slots, [start, *none], [len(piece), *none], [end, *none])
             self._state = program.prefill(
                 self._weights,
                 self._state,

@@ -21,27 +21,36 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from coderllm_jax.generation.cache import LayerCache, empty_caches, positions_held
-from coderllm_jax.generation.sampling import SamplingArrays, choose_tokens
+from coderllm_jax.generation.cache import (
+    LayerCache,
+    attend_held,
+    empty_caches,
+    positions_held,
+    turn_rings,
+    write_piece,
+    write_turn,
+)
+from coderllm_jax.generation.network import DecodeWeights, head_logits, run_blocks
+from coderllm_jax.generation.sampling import SamplingArrays, choose_tokens, likeliest
 from coderllm_jax.model.architecture import Architecture
-from coderllm_jax.model.attention import attend, rotary_angles
-from coderllm_jax.model.forward import ForwardOptions, apply_block, embed, rms_norm
-from coderllm_jax.model.lora import Adapters
-from coderllm_jax.model.precision import contract
-from coderllm_jax.model.sharding import gather_block, gather_embedding
+from coderllm_jax.model.attention import attend
+from coderllm_jax.model.forward import ForwardOptions
 
 # Alternatives that log-probabilities come with, as OpenAI's interface allows.
 MAX_ALTERNATIVES = 20
 
 
 class SlotState(NamedTuple):
-    """What decoding carries from token to token; donated. One entry a slot in every field.
+    """What decoding carries from token to token; donated. One entry a slot in every field but turn.
 
-    token is the last one, which is not in the caches yet; position is where it belongs.
-    answered counts the answer's tokens so far. seen is bool [S, V].
+    turn counts the tokens decoded so far, whoever's (see `cache`); in a slot that decodes it is
+    position + offset. token is the last one, which is not in the caches yet; position is where it
+    belongs. answered counts the answer's tokens so far. seen is bool [S, V].
     """
 
     caches: tuple[LayerCache, ...]
+    turn: jax.Array
+    offset: jax.Array
     token: jax.Array
     position: jax.Array
     answered: jax.Array
@@ -54,13 +63,15 @@ class SlotState(NamedTuple):
 class Piece(NamedTuple):
     """A piece of a prompt for each of B slots: ids int32 [B, L] and, under each, where it belongs.
 
-    Row b holds `length[b]` tokens from position `start[b]` on, for slot `slot[b]`.
+    Row b holds `length[b]` tokens from position `start[b]` on, for slot `slot[b]`, which will begin
+    to decode at position `end[b]`, before any other slot decodes again.
     """
 
     ids: Any
     slot: Any
     start: Any
     length: Any
+    end: Any
 
 
 class Start(NamedTuple):
@@ -89,18 +100,6 @@ class Decoded(NamedTuple):
     alternatives: tuple[jax.Array, jax.Array] | None = None
 
 
-class DecodeWeights(NamedTuple):
-    """Weights with their layers apart: a slice of a stacked array would be copied at every token.
-
-    blocks and adapters are one dict a layer; adapters' are empty where they were merged.
-    """
-
-    embedding: jax.Array
-    final_norm: jax.Array
-    blocks: tuple[dict[str, jax.Array], ...]
-    adapters: tuple[Adapters, ...]
-
-
 def new_slots(
     architecture: Architecture, *, num_slots: int, max_length: int, dtype: jnp.dtype
 ) -> SlotState:
@@ -111,6 +110,8 @@ def new_slots(
 
     return SlotState(
         empty_caches(architecture, num_slots=num_slots, max_length=max_length, dtype=dtype),
+        turn=jnp.zeros((), jnp.int32),
+        offset=zeros(),
         token=zeros(),
         position=zeros(),
         answered=zeros(),
@@ -118,18 +119,6 @@ def new_slots(
         active=zeros(bool),
         seen=jnp.zeros((num_slots, architecture.vocabulary), bool),
         sampling=SamplingArrays.greedy(num_slots),
-    )
-
-
-@functools.partial(jax.jit, static_argnames=("num_layers",))
-def split_layers(weights: dict[str, Any], adapters: Adapters, *, num_layers: int) -> DecodeWeights:
-    """The stacked tree of `model.architecture` as decoding wants it."""
-
-    def layers(tree: Any) -> tuple[Any, ...]:
-        return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(num_layers))
-
-    return DecodeWeights(
-        weights["embedding"], weights["final_norm"], layers(weights["blocks"]), layers(adapters)
     )
 
 
@@ -146,36 +135,37 @@ def prefill(
     is_first: bool,
 ) -> SlotState:
     """Writes the keys and values of a piece of each prompt. `is_first`: nothing lies before it."""
-    length = piece.ids.shape[1]
-    offset_L = jnp.arange(length)
+    offset_L = jnp.arange(piece.ids.shape[1])
     positions_BL = piece.start[:, None] + offset_L
     written_BL = offset_L < piece.length[:, None]
+    ring_offset_B = state.turn - piece.end
     caches = list(state.caches)
 
     def attention(layer: int, q: Any, k: Any, v: Any) -> jax.Array:
-        cache = caches[layer]
-        places = cache.places
-        # Of a piece longer than a ring, the end alone stays in it.
-        stays_BL = written_BL & (offset_L >= piece.length[:, None] - places)
-        place_BL = jnp.where(stays_BL, positions_BL % places, places)  # past the end: dropped
-        caches[layer] = LayerCache(
-            *(
-                old.at[piece.slot[:, None], place_BL].set(new.astype(old.dtype), mode="drop")
-                for old, new in zip(cache, (k, v), strict=True)
-            )
+        before = caches[layer]
+        caches[layer] = write_piece(
+            before,
+            k,
+            v,
+            slot_B=piece.slot,
+            start_B=piece.start,
+            length_B=piece.length,
+            offset_B=ring_offset_B,
         )
         key_positions_BM = jnp.where(written_BL, positions_BL, -1)
         if not is_first:
-            before_BM = positions_held(places, piece.start)
-            key_positions_BM = jnp.concatenate([before_BM, key_positions_BM], axis=1)
+            held_BM = positions_held(before.places, piece.start, ring_offset_B)
+            key_positions_BM = jnp.concatenate([held_BM, key_positions_BM], axis=1)
             k, v = (
-                jnp.concatenate([old[piece.slot], new.astype(old.dtype)], axis=1)
-                for old, new in zip(cache, (k, v), strict=True)
+                jnp.concatenate([jnp.swapaxes(old[piece.slot], 1, 2), new.astype(old.dtype)], 1)
+                for old, new in zip(before, (k, v), strict=True)
             )
         mask = _visible(positions_BL, key_positions_BM, architecture, layer)
         return attend(q, k, v, mask, architecture=architecture, precision=options.precision)
 
-    _blocks(weights, piece.ids, positions_BL, attention, architecture=architecture, options=options)
+    run_blocks(
+        weights, piece.ids, positions_BL, attention, architecture=architecture, options=options
+    )
     return state._replace(caches=tuple(caches))
 
 
@@ -184,6 +174,7 @@ def start(state: SlotState, begin: Start) -> SlotState:
     """Hands a slot over to decoding."""
     slot = begin.slot
     return state._replace(
+        offset=state.offset.at[slot].set(state.turn - begin.position),
         token=state.token.at[slot].set(begin.token),
         position=state.position.at[slot].set(begin.position),
         answered=state.answered.at[slot].set(0),
@@ -197,15 +188,20 @@ def start(state: SlotState, begin: Start) -> SlotState:
 
 
 @jax.jit
-def save_slot(state: SlotState, slot: Any) -> tuple[LayerCache, ...]:
-    """A copy of one slot's keys and values, each [M, G, K]."""
-    return jax.tree.map(lambda leaf: leaf[slot], state.caches)
+def save_slot(state: SlotState, slot: Any, end: Any) -> tuple[LayerCache, ...]:
+    """A copy of one slot's rings as they would be at offset 0, each [G, M, K].
+
+    end: the position at which the slot was to begin to decode when it was filled.
+    """
+    kept: tuple[LayerCache, ...] = jax.tree.map(lambda leaf: leaf[slot], state.caches)
+    return tuple(turn_rings(cache, end - state.turn) for cache in kept)
 
 
 @functools.partial(jax.jit, donate_argnames="state")
-def load_slot(state: SlotState, kept: tuple[LayerCache, ...], slot: Any) -> SlotState:
-    """Puts what `save_slot` gave into a slot."""
-    caches = jax.tree.map(lambda leaf, one: leaf.at[slot].set(one), state.caches, kept)
+def load_slot(state: SlotState, kept: tuple[LayerCache, ...], slot: Any, end: Any) -> SlotState:
+    """Puts what `save_slot` gave into a slot that will begin to decode at position `end`."""
+    turned = tuple(turn_rings(cache, state.turn - end) for cache in kept)
+    caches = jax.tree.map(lambda leaf, one: leaf.at[slot].set(one), state.caches, turned)
     return state._replace(caches=caches)
 
 
@@ -231,36 +227,35 @@ def decode(
     passes over [S, V] that greedy answers can do without.
     """
     active_S = state.active & ~cancelled_S
-    positions_S1 = state.position[:, None]
     caches = list(state.caches)
-    slots_S = jnp.arange(active_S.shape[0])
 
     def attention(layer: int, q: Any, k: Any, v: Any) -> jax.Array:
-        places = caches[layer].places
-        place_S = jnp.where(active_S, state.position % places, places)
-        keys, values = (
-            old.at[slots_S, place_S].set(new[:, 0].astype(old.dtype), mode="drop")
-            for old, new in zip(caches[layer], (k, v), strict=True)
+        caches[layer] = write_turn(caches[layer], k[:, 0], v[:, 0], state.turn)
+        held_SM = positions_held(caches[layer].places, state.position + 1, state.offset)
+        visible_S1M = _visible(state.position[:, None], held_SM, architecture, layer)
+        mixed_SHK = attend_held(
+            q[:, 0],
+            caches[layer],
+            visible_S1M[:, 0],
+            architecture=architecture,
+            precision=options.precision,
         )
-        caches[layer] = LayerCache(keys, values)
-        held_SM = positions_held(places, state.position + 1)
-        mask = _visible(positions_S1, held_SM, architecture, layer)
-        return attend(q, keys, values, mask, architecture=architecture, precision=options.precision)
+        return mixed_SHK[:, None]
 
-    hidden_S1D = _blocks(
+    hidden_S1D = run_blocks(
         weights,
         state.token[:, None],
-        positions_S1,
+        state.position[:, None],
         attention,
         architecture=architecture,
         options=options,
     )
-    logits_SV = _logits(weights, hidden_S1D[:, 0], architecture, options)
+    logits_SV = head_logits(weights, hidden_S1D[:, 0], architecture=architecture, options=options)
     if samples:
         token_S = choose_tokens(logits_SV, state.seen, state.answered, state.sampling)
-        seen_SV = state.seen.at[slots_S, token_S].set(True)
+        seen_SV = state.seen.at[jnp.arange(token_S.shape[0]), token_S].set(True)
     else:
-        token_S, seen_SV = jnp.argmax(logits_SV, axis=-1).astype(jnp.int32), state.seen
+        token_S, seen_SV = likeliest(logits_SV), state.seen
     token_S = jnp.where(active_S, token_S, state.token)
 
     logprob_S = alternatives = None
@@ -276,6 +271,7 @@ def decode(
     finished_S = active_S & (is_stop_S | (answered_S >= state.budget))
     state = state._replace(
         caches=tuple(caches),
+        turn=state.turn + 1,
         token=token_S,
         position=state.position + step_S,
         answered=answered_S,
@@ -283,41 +279,6 @@ def decode(
         seen=seen_SV,
     )
     return state, Decoded(token_S, active_S, finished_S, logprob_S, alternatives)
-
-
-def _blocks(
-    weights: DecodeWeights,
-    ids_BL: jax.Array,
-    positions_BL: jax.Array,
-    attention: Any,
-    *,
-    architecture: Architecture,
-    options: ForwardOptions,
-) -> jax.Array:
-    """Final hidden states, normalized; `attention(layer, q, k, v)` looks after the caches."""
-    angles = {
-        is_global: rotary_angles(
-            positions_BL,
-            head_size=architecture.head_size,
-            wavelength=architecture.rope_global if is_global else architecture.rope_local,
-            scaling=architecture.rope_global_scaling
-            if is_global
-            else architecture.rope_local_scaling,
-        )
-        for is_global in (False, True)
-    }
-    x_BLD = embed({"embedding": weights.embedding}, ids_BL, options=options)
-    for layer, (block, adapters) in enumerate(zip(weights.blocks, weights.adapters, strict=True)):
-        x_BLD = apply_block(
-            x_BLD,
-            gather_block(block),
-            adapters,
-            angles=angles[architecture.is_global(layer)],
-            attention=functools.partial(attention, layer),
-            architecture=architecture,
-            options=options,
-        )
-    return rms_norm(x_BLD, weights.final_norm, epsilon=architecture.norm_epsilon)
 
 
 def _visible(
@@ -329,18 +290,3 @@ def _visible(
     if architecture.is_global(layer):
         return visible
     return visible & (distance_BLM < architecture.window)
-
-
-def _logits(
-    weights: DecodeWeights,
-    hidden_SD: jax.Array,
-    architecture: Architecture,
-    options: ForwardOptions,
-) -> jax.Array:
-    """Float32 [S, V]."""
-    wide = options.precision._replace(carried=jnp.dtype("float32"))
-    logits_SV = contract("bd,vd->bv", hidden_SD, gather_embedding(weights.embedding), wide)
-    if architecture.final_soft_cap:
-        cap = architecture.final_soft_cap
-        logits_SV = cap * jnp.tanh(logits_SV / cap)
-    return logits_SV

@@ -17,12 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from coderllm_jax.generation.program import DecodeWeights
+from coderllm_jax.generation.network import DecodeWeights, run_blocks
 from coderllm_jax.model.architecture import Architecture
-from coderllm_jax.model.attention import attend, packed_masks, rotary_angles
-from coderllm_jax.model.forward import ForwardOptions, apply_block, embed, rms_norm
+from coderllm_jax.model.attention import attend, packed_masks
+from coderllm_jax.model.forward import ForwardOptions
 from coderllm_jax.model.loss import HeadOptions, cross_entropy
-from coderllm_jax.model.sharding import gather_block
 
 _SHORTEST = 64
 
@@ -68,34 +67,15 @@ def _loss(
     options: ForwardOptions,
 ) -> jax.Array:
     positions_BL = jnp.broadcast_to(jnp.arange(inputs_BL.shape[1]), inputs_BL.shape)
-    local, everywhere = packed_masks(positions_BL, segments_BL, window=architecture.window)
-    x_BLD = embed({"embedding": weights.embedding}, inputs_BL, options=options)
-    for layer, (block, adapters) in enumerate(zip(weights.blocks, weights.adapters, strict=True)):
-        is_global = architecture.is_global(layer)
-        angles = rotary_angles(
-            positions_BL,
-            head_size=architecture.head_size,
-            wavelength=architecture.rope_global if is_global else architecture.rope_local,
-            scaling=architecture.rope_global_scaling
-            if is_global
-            else architecture.rope_local_scaling,
-        )
-        attention = functools.partial(
-            attend,
-            mask_BLM=everywhere if is_global else local,
-            architecture=architecture,
-            precision=options.precision,
-        )
-        x_BLD = apply_block(
-            x_BLD,
-            gather_block(block),
-            adapters,
-            angles=angles,
-            attention=attention,
-            architecture=architecture,
-            options=options,
-        )
-    hidden_BLD = rms_norm(x_BLD, weights.final_norm, epsilon=architecture.norm_epsilon)
+    masks = packed_masks(positions_BL, segments_BL, window=architecture.window)
+
+    def attention(layer: int, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        mask = masks[architecture.is_global(layer)]
+        return attend(q, k, v, mask, architecture=architecture, precision=options.precision)
+
+    hidden_BLD = run_blocks(
+        weights, inputs_BL, positions_BL, attention, architecture=architecture, options=options
+    )
     head = HeadOptions(options.precision, soft_cap=architecture.final_soft_cap)
     return cross_entropy(
         hidden_BLD,

@@ -11,7 +11,7 @@ import pytest
 
 from coderllm_jax.data.tokenizer import ByteTokenizer
 from coderllm_jax.errors import DataError
-from coderllm_jax.generation import program
+from coderllm_jax.generation import network, program
 from coderllm_jax.generation.engine import Engine, Request
 from coderllm_jax.model.architecture import TINY
 from coderllm_jax.model.forward import ForwardOptions, hidden_states
@@ -168,13 +168,13 @@ def test_a_cancelled_request_frees_its_slot_and_disturbs_nobody():
 
 def test_one_program_for_decoding_and_one_for_each_bucket(monkeypatch):
     traces = []
-    original = program.apply_block
+    original = network.apply_block
 
     def counted(x, *args, **options):
         traces.append(x.shape)
         return original(x, *args, **options)
 
-    monkeypatch.setattr(program, "apply_block", counted)
+    monkeypatch.setattr(network, "apply_block", counted)
     # Shapes of its own, or another test's compiled programs would be found.
     one = engine(num_slots=3, max_length=150)
     one.generate(requests(PROMPTS, count=3))
