@@ -30,10 +30,32 @@ config.evaluation.samples = 0
 """
 
 
+EVALUATION_CALL = "result = evaluate_model(config)\n"
+SMALL_EVALUATION = """\
+config.items_path = "items.jsonl"
+config.model.cache_dir = "cache"
+config.generation.num_slots = 2
+config.code.sets = ["human_eval"]
+config.code.max_problems = 1
+config.code.max_new_tokens = 8
+config.answers.max_items = 2
+config.answers.max_new_tokens = 8
+"""
+
+
+def snippets() -> list[str]:
+    """The Python blocks of README.md: training, evaluation."""
+    return FENCE.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+
+
 def snippet() -> str:
-    """The one Python block of README.md."""
-    (code,) = FENCE.findall((ROOT / "README.md").read_text(encoding="utf-8"))
-    return code
+    """The one that trains."""
+    return snippets()[0]
+
+
+def evaluation_snippet() -> str:
+    """The one that evaluates, over few items of the working directory."""
+    return snippets()[1].replace(EVALUATION_CALL, SMALL_EVALUATION + EVALUATION_CALL)
 
 
 def small_snippet(*, workers: int = 0) -> str:
@@ -49,6 +71,11 @@ def folder(tmp_path: Path) -> Path:
         for i in range(40):
             row = {"question": f"What is f{i}?", "answer": f"It adds {i % 5}."}
             file.write(json.dumps(row) + "\n")
+    with (tmp_path / "items.jsonl").open("w") as file:
+        for split in ("seen", "unseen"):
+            item = {"id": split, "question": "What is f1?", "answer": "It adds 1.", "split": split}
+            empty = dict.fromkeys(("source", "symbol", "kind", "license", "tests"), "")
+            file.write(json.dumps({**item, **empty, "facts": ["1"]}) + "\n")
     return tmp_path
 
 
@@ -114,10 +141,23 @@ def test_the_snippet_as_it_stands_is_a_valid_configuration():
     assert TrainingConfig.from_config_dict(names["config"]).epochs == 2
 
 
-def test_a_script(folder):
-    done = run_script(folder, small_snippet())
+def test_the_evaluation_s_snippet_is_the_one_that_is_promised():
+    _, code = snippets()
+    lines = code.splitlines()
+    assert lines[0] == "from coderllm_jax import EvaluationConfig, evaluate_model"
+    assert "config = EvaluationConfig.create_default()" in lines
+    assert 'config.model_path = "runs/lora"' in lines
+    assert 'config.benchmark_suite = ["code_generation", "qa_accuracy"]' in lines
+    assert code.count(EVALUATION_CALL) == 1
+
+
+def test_both_as_one_script(folder):
+    done = run_script(folder, small_snippet() + evaluation_snippet())
     assert done.returncode == 0, done.stderr
-    loss, adapter = done.stdout.split()
+    trained, evaluated = done.stdout.splitlines()
+    assert evaluated.endswith(" runs/lora/evaluation/report/index.html")
+    assert (folder / "runs/lora/evaluation/results.json").is_file()
+    loss, adapter = trained.split()
     summary = json.loads((folder / "runs/lora/report/summary.json").read_text())
     assert summary["status"] == "finished"
     assert float(loss) == summary["best_eval_loss"]
