@@ -43,6 +43,8 @@ prove:  ## install everything: peers, benchmarks, killed runs (long)
 	$(python) -m pytest -m peers
 	$(python) -m benchmarks.pipeline
 	$(python) -m benchmarks.train_step
+	$(python) -m benchmarks.generate --report=benchmarks/generate.md
+	$(python) -m benchmarks.retrieval --report=benchmarks/retrieval.md
 	$(python) -m benchmarks.kill_trials --report=benchmarks/kill_trials.md
 
 check:  ## format, lint, types, import contracts

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from coderllm_jax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from coderllm_jax.generation.answering import LocalAnswerer
-    from coderllm_jax.records import Answer
+    from coderllm_jax.records import Answer, Answerer, Query
 
 _DEFAULT_RUN, _BASE = "runs/lora", "gemma3_270m"
 # One answer; CPUs multiply two rows faster than one.
@@ -36,30 +37,33 @@ def main(config: AskConfig) -> int:
 
     prepare_process(platform=config.generation.platform, cache_dir=config.model.cache_dir)
     check_platform(config.generation.platform)
+    started_s = time.perf_counter()
     with contextlib.closing(_open(config)) as answerer:
+        compile_for(answerer, config)
+        ready_s = time.perf_counter() - started_s
         answer = stream_answer(answerer, config)
     if answer.error:
         raise DataError(answer.error)
     waited = answer.time_to_first_token_s or 0.0
     rate = 1 / answer.time_per_token_s if answer.time_per_token_s else 0.0
     print(
-        f"[{answerer.name}: first token after {waited:.1f} s, {answer.num_new_tokens} tokens, "
-        f"{rate:.0f} tokens/s{', cut at max_new_tokens' if answer.finish == 'length' else ''}]",
+        f"[{answerer.name}: ready after {ready_s:.1f} s, first token {waited:.2f} s later, "
+        f"{answer.num_new_tokens} tokens, {rate:.0f} tokens/s{', cut at max_new_tokens' if answer.finish == 'length' else ''}]",
         file=sys.stderr,
     )
     return 0
 
 
-def stream_answer(answerer: LocalAnswerer, config: AskConfig) -> Answer:
-    """Asks, writes every piece of text as soon as it is certain, and returns the whole."""
-    from coderllm_jax.records import Query, Sampling
+def compile_for(answerer: Answerer, config: AskConfig) -> None:
+    """Ends the start-up: the programs for a prompt of this length are there afterwards."""
+    from coderllm_jax.generation.answering import answer_all
 
-    sampling = Sampling(temperature=config.temperature, seed=config.seed)
-    answerer.submit(
-        Query.from_question(
-            "ask", config.question, max_new_tokens=config.max_new_tokens, sampling=sampling
-        )
-    )
+    answer_all(answerer, [_query(config, "compile", max_new_tokens=2)])
+
+
+def stream_answer(answerer: Answerer, config: AskConfig) -> Answer:
+    """Asks, writes every piece of text as soon as it is certain, and returns the whole."""
+    answerer.submit(_query(config, "ask", max_new_tokens=config.max_new_tokens))
     while True:
         for delta in answerer.poll(0.1):
             sys.stdout.write(delta.text)
@@ -67,6 +71,17 @@ def stream_answer(answerer: LocalAnswerer, config: AskConfig) -> Answer:
             if delta.answer is not None:
                 sys.stdout.write("\n")
                 return delta.answer
+
+
+def _query(config: AskConfig, id: str, *, max_new_tokens: int) -> Query:
+    from coderllm_jax.records import Query, Sampling
+
+    return Query.from_question(
+        id,
+        config.question,
+        max_new_tokens=max_new_tokens,
+        sampling=Sampling(temperature=config.temperature, seed=config.seed),
+    )
 
 
 def _open(config: AskConfig) -> LocalAnswerer:

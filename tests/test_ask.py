@@ -49,7 +49,7 @@ def test_the_answer_alone_is_on_stdout(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines()[-1].startswith("[tiny: first token after ")
+    assert done.stderr.splitlines()[-1].startswith("[tiny: ready after ")
     from coderllm_jax.config.evaluation import GenerationSection, PromptSection
     from coderllm_jax.generation.answering import answer_all
     from coderllm_jax.generation.opening import open_local
