@@ -46,9 +46,10 @@ def main(config: AskConfig) -> int:
         raise DataError(answer.error)
     waited = answer.time_to_first_token_s or 0.0
     rate = 1 / answer.time_per_token_s if answer.time_per_token_s else 0.0
+    cut = ", cut at max_new_tokens" if answer.finish == "length" else ""
     print(
         f"[{answerer.name}: ready after {ready_s:.1f} s, first token {waited:.2f} s later, "
-        f"{answer.num_new_tokens} tokens, {rate:.0f} tokens/s{', cut at max_new_tokens' if answer.finish == 'length' else ''}]",
+        f"{answer.num_new_tokens} tokens, {rate:.0f} tokens/s{cut}]",
         file=sys.stderr,
     )
     return 0
