@@ -43,6 +43,8 @@ _ALIASES = {"sentence-transformers/all-MiniLM-L6-v2": "all-MiniLM-L6-v2"}
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 # What decides about a vector: weights, tokenizer, configuration, code. Not the model's README.
 _DECIDING = (".json", ".txt", ".safetensors", ".bin", ".model", ".py")
+_OTHER_LIBRARIES = ["onnx/*", "openvino/*"]
+_MODULES = "modules.json"
 
 
 class Prefixes(NamedTuple):
@@ -84,9 +86,17 @@ class EmbeddingModel:
     @functools.cached_property
     def fingerprint(self) -> str:
         """One sha256 over the names and bytes of the files that decide about a vector."""
+        try:
+            modules = json.loads((self.folder / _MODULES).read_text("utf-8"))
+            # Not whatever else a hub's folder holds, such as its weights for other libraries.
+            homes = {self.folder, *(self.folder / module["path"] for module in modules)}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(
+                f"{self.folder / _MODULES}: cannot be read ({error!r}); fetch the model again"
+            ) from None
         lines = [
             f"{path.relative_to(self.folder).as_posix()} {sha256_of(path)}"
-            for path in sorted(self.folder.rglob("*"))
+            for path in sorted(path for home in homes for path in home.glob("*"))
             if path.suffix in _DECIDING and path.is_file()
         ]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -102,9 +112,9 @@ def find_model(
     """
     name = _ALIASES.get(name, name).removeprefix("hf://")
     folder = _find_folder(name)
-    if not (folder / "modules.json").is_file():
+    if not (folder / _MODULES).is_file():
         raise ModelError(
-            f"{folder}: has no modules.json; expected a sentence-transformers folder; "
+            f"{folder}: has no {_MODULES}; expected a sentence-transformers folder; "
             "check retrieval.embedding_model"
         )
     known = _PREFIXES.get(name) or _configured_prefixes(folder)
@@ -144,7 +154,12 @@ def _find_folder(name: str) -> Path:
     try:
         import huggingface_hub
 
-        return Path(huggingface_hub.snapshot_download(name))
+        fetched = huggingface_hub.snapshot_download(
+            name,
+            allow_patterns=[f"*{suffix}" for suffix in _DECIDING],
+            ignore_patterns=_OTHER_LIBRARIES,
+        )
+        return Path(fetched)
     except ImportError:
         raise ModelError(
             f"embedding model {name} needs the package huggingface_hub; install it, or download "

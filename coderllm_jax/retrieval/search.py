@@ -134,5 +134,6 @@ class Searcher:
 
 
 def _matching(scores_N: npt.NDArray[np.float32], depth: int) -> list[int]:
-    positions = top_positions(scores_N, depth)
-    return positions[scores_N[positions] > 0].tolist()
+    """The best positions that have any score: most have none."""
+    matching = np.flatnonzero(scores_N > 0)
+    return matching[top_positions(scores_N[matching], depth)].tolist()

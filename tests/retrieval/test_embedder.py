@@ -56,7 +56,7 @@ def test_prefixes_are_known_configured_or_asked_for(folder, monkeypatch):
     (folder / "config_sentence_transformers.json").write_text(json.dumps(config))
     assert find_model(str(folder)).prefixes == ("ask: ", "say: ")
     assert find_model(str(folder), query_prefix="").prefixes == ("", "say: ")
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name: str(folder))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: str(folder))
     for name in ("nomic-ai/nomic-embed-text-v1.5", "hf://nomic-ai/nomic-embed-text-v1.5"):
         nomic = find_model(name)
         assert nomic.name == "nomic-ai/nomic-embed-text-v1.5"
@@ -69,7 +69,7 @@ def test_what_is_no_model_is_said_to_be_none(tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="neither a folder here nor org/name"):
         find_model("no-such-model")
 
-    def fail(name):
+    def fail(name, **_):
         raise OSError("no route to host\nmore")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
@@ -89,14 +89,22 @@ def test_a_fingerprint_is_of_what_decides_about_vectors(folder, tmp_path_factory
     assert fingerprint(folder) == before
     (folder / "model.safetensors").write_bytes(b"Weights")
     assert fingerprint(folder) != before
-    (copy / "more.json").write_text("{}")
-    assert fingerprint(copy) != before
+    (copy / "onnx").mkdir()
+    (copy / "onnx" / "config.json").write_text("{}")
+    assert fingerprint(copy) == before
+    (copy / "modules.json").write_text('[{"path": ""}, {"path": "1_Pooling"}]')
+    with_pooling = fingerprint(copy)
+    (copy / "1_Pooling").mkdir()
+    (copy / "1_Pooling" / "config.json").write_text("{}")
+    assert fingerprint(copy) not in (before, with_pooling)
 
 
 def test_a_damaged_model_is_one_line(folder):
     pytest.importorskip("sentence_transformers")
     (folder / "modules.json").write_text("{")
     model = EmbeddingModel("m", folder, Prefixes("", ""))
+    with pytest.raises(ModelError, match=r"modules\.json: cannot be read"):
+        _ = model.fingerprint
     with pytest.raises(ModelError, match="cannot be loaded") as error:
         SentenceEmbedder(model).embed_queries(["x"])
     assert "\n" not in str(error.value)
