@@ -3,18 +3,24 @@
     page(title, parts)  ──►  <!doctype html> … style, header, parts, no script, no address
 
 Whatever is shown goes through `text`: rows, answers and paths are other people's words, and
-markup in them stays words. A content policy in the page forbids everything that could load.
+markup in them stays words. A content policy in the page forbids everything that could load, and
+every script; a page that needs one hands it in, and that one is allowed, by its digest.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import itertools
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+    "form-action 'none'"
+)
 # Controls, formats such as marks of direction, and halves of surrogate pairs.
 _UNSEEN = frozenset({"Cc", "Cf", "Cs"})
 SERIES_COLORS = tuple(f"series-{i}" for i in range(6))
@@ -93,16 +99,30 @@ footer{margin-top:3rem;color:var(--muted);font-size:.85rem}
 """
 
 
-def page(title: str, parts: Iterable[str], *, refresh_s: int = 0) -> str:
-    """The whole file. `refresh_s`: the browser reloads it so often, for runs that go on."""
+def page(
+    title: str, parts: Iterable[str], *, refresh_s: int = 0, style: str = "", script: str = ""
+) -> str:
+    """The whole file. `refresh_s`: the browser reloads it so often, for runs that go on.
+
+    style: rules of this page alone. script: its one script, which runs when everything is there;
+    the policy names its digest, so that any other one, an event handler too, stays dead.
+    """
     again = f'<meta http-equiv="refresh" content="{refresh_s}">' if refresh_s else ""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"{again}<title>{text(title)}</title><style>{_STYLE}</style></head><body>"
-        f"{''.join(parts)}</body></html>\n"
+        f"{again}<title>{text(title)}</title><style>{_STYLE}{style}</style></head><body>"
+        f"{''.join(parts)}{f'<script>{script}</script>' if script else ''}</body></html>\n"
     )
+
+
+def _policy(script: str) -> str:
+    """Nothing but what stands in the file; of scripts, this one or none (CSP 3, section 6.7)."""
+    if not script:
+        return _POLICY
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"{_POLICY}; script-src 'sha256-{digest}'"
 
 
 def text(value: Any) -> str:

@@ -8,6 +8,7 @@
 Every figure is written beside its drawing, so that nothing is to be read off an axis and nothing
 is lost on paper or to who cannot see it. Names and figures are the page's own text, which wraps
 and keeps its size on a phone; only the drawing between them stretches. Colours: see `chart`.
+What a figure of rows is made of (`Axis`, `draw_row`, `draw_figure`) serves other drawings, too.
 """
 
 from __future__ import annotations
@@ -81,17 +82,17 @@ def interval_chart(
     numbers = [n for row in rows for n in (row.value, row.low, row.high) if _is_drawn(n)]
     if not any(_is_drawn(row.value) for row in rows):
         return ""
-    axis = _Axis.around([*numbers, *([] if mark is None else [mark])], low, high)
+    axis = Axis.around([*numbers, *([] if mark is None else [mark])], low, high)
     lines = axis.lines(mark)
     parts = []
     for group in groups:
         if group.name:
             parts.append(f'<div class="group">{text(group.name)}</div>')
         parts += [
-            _row(row.name, lines + _whisker(row, axis), _interval_in_words(row, show))
+            draw_row(row.name, lines + _whisker(row, axis), _interval_in_words(row, show))
             for row in group.rows
         ]
-    return _figure(title, [*parts, axis.labels()])
+    return draw_figure(title, [*parts, axis.labels()])
 
 
 def bar_chart(
@@ -105,9 +106,11 @@ def bar_chart(
     numbers = [value for bar in bars for value in bar.values if _is_drawn(value)]
     if not numbers:
         return ""
-    axis = _Axis.around([0.0, *numbers], None, None)
+    axis = Axis.around([0.0, *numbers], None, None)
     parts = [
-        _row(bar.name, axis.lines() + _bars(bar, axis, show), _figures_in_words(bar.values, show))
+        draw_row(
+            bar.name, axis.lines() + _bars(bar, axis, show), _figures_in_words(bar.values, show)
+        )
         for bar in bars
     ]
     legend = "".join(
@@ -115,7 +118,7 @@ def bar_chart(
         f"{text(name)}</span>"
         for name, opacity in zip(names, _OPACITIES, strict=False)
     )
-    return _figure(title, [*parts, axis.labels()], legend)
+    return draw_figure(title, [*parts, axis.labels()], legend)
 
 
 def histogram(
@@ -135,27 +138,29 @@ def histogram(
     drawn = [spread for spread in drawn if spread.values]
     if not drawn or not high > low:
         return ""
-    axis = _Axis(low, high)
+    axis = Axis(low, high)
     parts = [
-        _row(
+        draw_row(
             spread.name,
             axis.lines() + _columns(spread, axis, num_bins),
-            _in_words(show(statistics.median(spread.values)), f"median of {len(spread.values):,}"),
+            figures_in_line(
+                show(statistics.median(spread.values)), f"median of {len(spread.values):,}"
+            ),
             kind="tall",
         )
         for spread in drawn
     ]
-    return _figure(title, [*parts, axis.labels()])
+    return draw_figure(title, [*parts, axis.labels()])
 
 
-class _Axis(NamedTuple):
-    """What part of the numbers is shown, in percent of the drawing's width."""
+class Axis(NamedTuple):
+    """What part of the numbers is shown; `x` is in percent of the drawing's width."""
 
     low: float
     high: float
 
     @classmethod
-    def around(cls, numbers: Sequence[float], low: float | None, high: float | None) -> _Axis:
+    def around(cls, numbers: Sequence[float], low: float | None, high: float | None) -> Axis:
         first = min(numbers) if low is None else low
         last = max(numbers) if high is None else high
         if not last > first:
@@ -190,10 +195,10 @@ class _Axis(NamedTuple):
             anchor = "start" if x < 5 else "end" if x > 95 else "middle"
             words = text(short_number(tick))
             labels.append(f'<text x="{x}%" y="12" text-anchor="{anchor}">{words}</text>')
-        return _row("", "".join(labels), "")
+        return draw_row("", "".join(labels), "")
 
 
-def _whisker(row: Interval, axis: _Axis) -> str:
+def _whisker(row: Interval, axis: Axis) -> str:
     if not _is_drawn(row.value):
         return ""
     style = f'style="--c:var(--series-{row.color})"'
@@ -208,7 +213,7 @@ def _whisker(row: Interval, axis: _Axis) -> str:
     return f'{drawn}<circle {style} cx="{axis.x(row.value)}%" cy="50%" r="4.5"/>'
 
 
-def _bars(bar: Bar, axis: _Axis, show: Show) -> str:
+def _bars(bar: Bar, axis: Axis, show: Show) -> str:
     drawn = [value for value in bar.values if _is_drawn(value)]
     start = axis.x(0.0)
     # The longest first, so that the shorter ones lie upon it.
@@ -222,7 +227,7 @@ def _bars(bar: Bar, axis: _Axis, show: Show) -> str:
     )
 
 
-def _columns(spread: Spread, axis: _Axis, num_bins: int) -> str:
+def _columns(spread: Spread, axis: Axis, num_bins: int) -> str:
     counts = [0] * num_bins
     for value in spread.values:
         part = min(max((value - axis.low) / (axis.high - axis.low), 0.0), 1.0)
@@ -238,7 +243,8 @@ def _columns(spread: Spread, axis: _Axis, num_bins: int) -> str:
     )
 
 
-def _row(name: str, drawing: str, words: str, *, kind: str = "") -> str:
+def draw_row(name: str, drawing: str, words: str, *, kind: str = "") -> str:
+    """One row: a name, SVG in percent of the row's width, and HTML beside it."""
     return (
         f'<div class="row {kind}"><span class="name">{text(name)}</span>'
         f'<svg class="track" aria-hidden="true">{drawing}</svg>'
@@ -251,20 +257,21 @@ def _interval_in_words(row: Interval, show: Show) -> str:
     around = ""
     if _is_drawn(row.low) and _is_drawn(row.high):
         around = f"{show(row.low)} to {show(row.high)}"
-    return _in_words(value, around, f"n {row.num_items:,}" if row.num_items else "")
+    return figures_in_line(value, around, f"n {row.num_items:,}" if row.num_items else "")
 
 
 def _figures_in_words(values: Sequence[float | None], show: Show) -> str:
-    return _in_words(*(show(value) if _is_drawn(value) else _NONE for value in values))
+    return figures_in_line(*(show(value) if _is_drawn(value) else _NONE for value in values))
 
 
-def _in_words(first: str = "", *others: str) -> str:
+def figures_in_line(first: str = "", *others: str) -> str:
     """The first one stands out; a line breaks between them and not within."""
     rest = "".join(f" <small>{text(words)}</small>" for words in others if words)
     return f"<b>{text(first)}</b>{rest}"
 
 
-def _figure(title: str, rows: Sequence[str], legend: str = "") -> str:
+def draw_figure(title: str, rows: Sequence[str], legend: str = "") -> str:
+    """Rows under a caption."""
     return (
         f'<figure class="chart rows"><figcaption>{text(title)}'
         f'<span class="legend">{legend}</span></figcaption>{"".join(rows)}</figure>'

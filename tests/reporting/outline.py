@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
-VOID = {"meta"}
+VOID = {"meta", "input"}
 HOSTILE = "</pre></p><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\"' style=x"
 
 

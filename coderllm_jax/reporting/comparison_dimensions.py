@@ -1,0 +1,136 @@
+"""A comparison page's dimensions: every figure of every arm as a dot with its interval.
+
+at a glance          Fine-tuned   Retrieval   Base         headline figures, arms beside
+Fact F1, seen        0.412        0.538       0.081        one another
+Time to first token  0.12 s       0.61 s      0.12 s
+
+Accuracy ─┬─ charts: shares of a set on one axis, everything else on its own
+          └─ unfolded: every figure with its meaning
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from coderllm_jax.reporting.comparison_content import (
+    Arm,
+    Content,
+    Figure,
+    dot,
+    interval_in_words,
+    interval_of,
+    is_known,
+    read_arms,
+    read_figures,
+    set_labels,
+    show_in,
+    value_in_words,
+)
+from coderllm_jax.reporting.comparison_reading import read_standing
+from coderllm_jax.reporting.evaluation_figures import NONE
+from coderllm_jax.reporting.page import text, unfold
+from coderllm_jax.reporting.row_charts import Group, interval_chart
+
+# Units whose figures share one axis, and its ends.
+_SHARED = {"share": (0.0, 1.0, "0 to 1"), "percent": (0.0, 100.0, "0 to 100")}
+_FROM_ZERO = 0.0
+
+
+def glance_table(content: Content) -> str:
+    """The headline figures, arms beside one another; whoever nobody is shown to beat is marked."""
+    figures = [figure for figure in read_figures(content) if figure.is_headline]
+    table = _table(content, figures, explains=False)
+    if not table:
+        return ""
+    marked = (
+        "Marked: arms to which these data show no better one." if " class=lead" in table else ""
+    )
+    return f'{table}<p class="muted">{marked}</p>'
+
+
+def dimension_part(
+    content: Content, dimension: str, *, leave_out: Callable[[Figure], bool] = lambda _: False
+) -> str:
+    """A dimension's charts and the table of all its figures. leave_out: of the charts alone."""
+    figures = read_figures(content, dimension)
+    drawn = [figure for figure in figures if not leave_out(figure)]
+    charts = "".join(_charts(content, drawn))
+    grid = f'<div class="grid-2">{charts}</div>' if charts else ""
+    table = _table(content, figures, explains=True)
+    return grid + (
+        unfold(f"All {len(figures)} figures, and what they mean", table) if table else ""
+    )
+
+
+def _charts(content: Content, figures: Sequence[Figure]) -> list[str]:
+    arms, labels = read_arms(content), set_labels(content)
+    together: dict[tuple[str, str], list[Figure]] = {}
+    for figure in figures:
+        if any(map(is_known, figure.arms.values())):
+            alone = "" if figure.unit in _SHARED else figure.name
+            together.setdefault((figure.set, f"{figure.unit}\0{alone}"), []).append(figure)
+    charts = []
+    for (of_set, _), found in together.items():
+        unit = found[0].unit
+        low, high, ends = _SHARED.get(unit, (None, None, ""))
+        where = labels.get(of_set, of_set)
+        lower = "lower is better" if found[0].better == "lower" else ""
+        alone = "" if unit in _SHARED else f"{found[0].label}, {unit}" if unit else found[0].label
+        title = " · ".join(part for part in (alone, where, ends, lower) if part)
+        groups = [
+            Group(
+                "" if unit not in _SHARED else figure.label,
+                [interval_of(arm, figure) for arm in arms.values() if arm.name in figure.arms],
+            )
+            for figure in found
+        ]
+        if low is None and _are_positive(found):
+            low = _FROM_ZERO
+        charts.append(interval_chart(title, groups, show=show_in(unit), low=low, high=high))
+    return charts
+
+
+def _are_positive(figures: Sequence[Figure]) -> bool:
+    lows = [
+        estimate.get("low", estimate.get("value")) or 0.0
+        for figure in figures
+        for estimate in figure.arms.values()
+    ]
+    return all(low >= 0 for low in lows)
+
+
+def _table(content: Content, figures: Sequence[Figure], *, explains: bool) -> str:
+    arms, labels = read_arms(content), set_labels(content)
+    figures = [each for each in figures if any(map(is_known, each.arms.values()))]
+    if not figures or not arms:
+        return ""
+    heads = "".join(f"<th>{dot(arm)}</th>" for arm in arms.values())
+    rows = "".join(_row(content, arms, figure, labels, explains=explains) for figure in figures)
+    return (
+        '<div class="wide figures" tabindex="0"><table>'
+        f"<tr><th>figure</th>{heads}</tr>{rows}</table></div>"
+    )
+
+
+def _row(
+    content: Content,
+    arms: Mapping[str, Arm],
+    figure: Figure,
+    labels: Mapping[str, str],
+    *,
+    explains: bool,
+) -> str:
+    standing = read_standing(content, figure)
+    leaders = standing.leaders if standing.shown else ()
+    cells = []
+    for arm in arms.values():
+        estimate = figure.arms.get(arm.name)
+        around = interval_in_words(estimate, figure.unit)
+        mark = " class=lead" if arm.name in leaders else ""
+        value = value_in_words(estimate, figure.unit) if is_known(estimate) else NONE
+        cells.append(f"<td{mark}><b>{text(value)}</b><small>{text(around)}</small></td>")
+    under = [labels.get(figure.set, figure.set)]
+    under += ["lower is better"] if figure.better == "lower" else []
+    under += [figure.words] if explains else []
+    told = " · ".join(part for part in under if part)
+    return f"<tr><th>{text(figure.label)}<small>{text(told)}</small></th>{''.join(cells)}</tr>"

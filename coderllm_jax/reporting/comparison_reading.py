@@ -1,0 +1,196 @@
+"""A comparison's verdict in three sentences: who answers best, at what cost, and for what use.
+
+    fact F1 on seen: trained_rag 0.56, rag 0.54, trained 0.41, base 0.08      ┐
+    trained_rag against rag: no difference; against the others: better        ┼─►  "Fine-tuned +
+    chip-seconds per 1,000 answers: 812, 640, 310, 290                        │    retrieval and
+    recommendations: offline → trained_rag, strong; cite → rag, moderate; …   ┘    Retrieval …"
+
+Plain rules over comparison.json. Covers what it holds; decides nothing anew: who leads follows from
+the verdicts that were found there, and what to use from its recommendations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from coderllm_jax.reporting.comparison_content import (
+    Arm,
+    Content,
+    Figure,
+    in_words,
+    is_known,
+    label_of,
+    listed,
+    main_figure,
+    main_set,
+    number_of,
+    read_arms,
+    show_in,
+)
+
+_TURNED = {"better": "worse", "worse": "better"}
+_STRENGTHS = ("strong", "moderate", "weak")
+
+
+class Cost(NamedTuple):
+    """What 1,000 answers take of each arm. name: of the estimate in COST; unit: its unit."""
+
+    name: str
+    unit: str
+    label: str
+    arms: Mapping[str, Mapping[str, Any]]
+
+
+class Standing(NamedTuple):
+    """Arms by a figure, best first. leaders: the best, and whom it is not shown to be better than.
+
+    shown: whether any two arms are shown to differ.
+    """
+
+    ranking: Sequence[str]
+    leaders: Sequence[str]
+    shown: bool
+
+
+def read_verdict(content: Content) -> list[str]:
+    """The sentences at the top; at most three, fewer where there is less to say."""
+    arms = read_arms(content)
+    sentences = [_accuracy(content, arms), _costs(content, arms), _uses(content, arms)]
+    return [sentence for sentence in sentences if sentence]
+
+
+def read_cost(content: Content) -> Cost | None:
+    """Costs in money where prices were set, else in chip-seconds; None where neither is known."""
+    cost = content.get("cost", {})
+    currency = str(cost.get("currency", ""))
+    for kind, unit, label in (
+        ("price", currency, f"{currency} per 1,000 answers"),
+        ("chip_seconds", "chip-seconds", "chip-seconds per 1,000 answers"),
+    ):
+        name = f"{kind}_per_1000"
+        known = {
+            str(arm): each[name]
+            for arm, each in cost.get("arms", {}).items()
+            if is_known(each.get(name))
+        }
+        if known and unit:
+            return Cost(name, unit, label, known)
+    return None
+
+
+def verdict_of(content: Content, figure: Figure, first: str, second: str) -> str:
+    """Of `first` against `second` on a figure; "" where they were not compared on it."""
+    for each in content.get("comparisons", ()):
+        if (each.get("dimension"), each.get("figure"), each.get("set", "")) != (
+            figure.dimension,
+            figure.name,
+            figure.set,
+        ):
+            continue
+        verdict = str(each.get("verdict", ""))
+        if (each.get("first"), each.get("second")) == (first, second):
+            return verdict
+        if (each.get("first"), each.get("second")) == (second, first):
+            return _TURNED.get(verdict, verdict)
+    return ""
+
+
+def read_standing(content: Content, figure: Figure) -> Standing:
+    """Who leads on a figure, by the verdicts that were found."""
+    known = [name for name, estimate in figure.arms.items() if is_known(estimate)]
+    turn = -1.0 if figure.better == "lower" else 1.0
+    ranking = sorted(
+        known, key=lambda name: turn * (number_of(figure.arms[name], "value") or 0.0), reverse=True
+    )
+    leaders = [
+        name
+        for name in ranking
+        if not any(verdict_of(content, figure, name, other) == "worse" for other in ranking)
+    ]
+    shown = any(
+        verdict_of(content, figure, one, other) in ("better", "worse")
+        for place, one in enumerate(ranking)
+        for other in ranking[place + 1 :]
+    )
+    return Standing(ranking, leaders, shown)
+
+
+def _accuracy(content: Content, arms: Mapping[str, Arm]) -> str:
+    figure = main_figure(content)
+    if figure is None:
+        if not content.get("sets"):
+            return ""
+        return (
+            "None of these questions has a reference answer, so no arm can be called more right "
+            "than another; style, speed and cost are compared."
+        )
+    standing = read_standing(content, figure)
+    names = [label_of(arms, name) for name in standing.ranking]
+    number = max(int(number_of(each, "num_items") or 0) for each in figure.arms.values())
+    asked = f"{number:,} questions"
+    if where := main_set(content).get("label"):
+        asked += f" ({where})"
+    if len(names) < 2:
+        return f"Only {listed(names)} could be scored, on {asked}."
+    best = standing.ranking[0]
+    measured = f"{figure.label} {in_words(figure.arms[best], figure.unit)}"
+    if not standing.shown:
+        return (
+            f"{asked.capitalize()} show no difference in {figure.label} between {listed(names)}; "
+            f"the highest is {names[0]}'s, {measured}."
+        )
+    leaders = [label_of(arms, name) for name in standing.leaders]
+    behind = [
+        f"{label_of(arms, name)} {in_words(figure.arms[name], figure.unit)}"
+        for name in standing.ranking[1:]
+    ]
+    others = f"; {listed(behind)}" if behind else ""
+    if len(leaders) == 1:
+        return f"{leaders[0]} answers best: {measured} on {asked}{others}."
+    return (
+        f"{listed(leaders)} lead, and these data show no difference between them: {names[0]} "
+        f"has {measured} on {asked}{others}."
+    )
+
+
+def _costs(content: Content, arms: Mapping[str, Arm]) -> str:
+    cost = read_cost(content)
+    if cost is None or len(cost.arms) < 2:
+        return ""
+    values = {name: number_of(each, "value") or 0.0 for name, each in cost.arms.items()}
+    ordered = sorted(values, key=lambda name: values[name])
+    show = show_in(cost.unit)
+    cheapest = ordered[0]
+    others = [
+        f"{label_of(arms, name)} {show(values[name])}"
+        + (f" ({values[name] / values[cheapest]:.1f} times)" if values[cheapest] else "")
+        for name in ordered[1:]
+    ]
+    no_prices = "; no prices were set" if cost.name.startswith("chip") else ""
+    return (
+        f"1,000 answers take {show(values[cheapest])} of {label_of(arms, cheapest)}, the "
+        f"cheapest, {listed(others)}{no_prices}."
+    )
+
+
+def _uses(content: Content, arms: Mapping[str, Arm]) -> str:
+    of_arm: dict[str, list[str]] = {}
+    strengths: dict[str, int] = {}
+    recommendations = content.get("recommendations", ())
+    for each in recommendations:
+        label = str(each.get("label") or each.get("use_case", ""))
+        of_arm.setdefault(str(each.get("arm", "")), []).append(label[:1].lower() + label[1:])
+        strength = str(each.get("strength", ""))
+        strengths[strength] = strengths.get(strength, 0) + 1
+    if not of_arm:
+        return ""
+    unfit = of_arm.pop("", [])
+    parts = [f"{label_of(arms, name)} for {listed(uses)}" for name, uses in of_arm.items()]
+    sentence = f"Use {'; '.join(parts)}" if parts else ""
+    if unfit:
+        nobody = f"o arm is fit for {listed(unfit)}"
+        sentence = f"{sentence}; n{nobody}" if sentence else f"N{nobody}"
+    sure = [f"{strengths[name]} {name}" for name in _STRENGTHS if strengths.get(name)]
+    how_sure = f" (evidence: {listed(sure)} of {len(recommendations)})" if sure else ""
+    return f"{sentence}{how_sure}."
