@@ -183,6 +183,12 @@ def _best_step(folder: Path) -> Path:
 
 
 def _is_instructed(name: str) -> bool:
-    """Whether a model's name says that its makers trained it on chat turns."""
+    """Whether a model's name, or a chat template in its folder, says that it knows chat turns."""
     words = name.lower().replace("_", "-").replace("/", "-").replace(".", "-").split("-")
-    return bool({"it", "instruct", "chat"} & set(words))
+    if {"it", "instruct", "chat"} & set(words):
+        return True
+    folder = Path(name).expanduser()
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    tokenizer = folder / "tokenizer_config.json"
+    return tokenizer.is_file() and bool(read_json(tokenizer).get("chat_template"))

@@ -8,13 +8,18 @@ import shutil
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from coderllm_jax.config.training import TrainingConfig
+from coderllm_jax.data.tokenizer import build_sentencepiece
 from coderllm_jax.errors import ModelError, RunError
 from coderllm_jax.generation.trained import find_place, load_trained
+from coderllm_jax.model.architecture import TINY
 from coderllm_jax.model.precision import FLOAT32
+from coderllm_jax.model.tiny import random_leaves
 from coderllm_jax.train import train_model
 from coderllm_jax.training.checkpoint import read_trainable
+from tests.model.test_huggingface import CONFIG, huggingface_tensors
 
 ROWS = [{"question": f"What is {n}?", "answer": f"{n} is {n + 1} minus one."} for n in range(12)]
 
@@ -98,6 +103,23 @@ def test_full_fine_tuning_replaces_the_weights(tmp_path):
 def test_a_model_by_name_is_itself():
     found = load("tiny")
     assert (found.name, found.adapters, found.knows_turns, found.run) == ("tiny", {}, False, None)
+
+
+@pytest.mark.parametrize("knows_turns", [False, True])
+def test_an_exported_folder_is_a_model_and_its_template_says_what_it_knows(
+    tmp_path, small_vocabulary, knows_turns
+):
+    folder = tmp_path / "exported"
+    folder.mkdir()
+    tensors = huggingface_tensors(dict(random_leaves(TINY, seed=0)))
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "tokenizer.model").write_bytes(build_sentencepiece(*small_vocabulary))
+    template = {"chat_template": "{{ bos_token }}"} if knows_turns else {}
+    (folder / "tokenizer_config.json").write_text(json.dumps(template))
+    found = load(folder)
+    assert same(found.weights["blocks"], load("tiny").weights["blocks"])
+    assert (found.adapters, found.run, found.knows_turns) == ({}, None, knows_turns)
 
 
 def test_an_adapter_of_other_weights_is_refused(run, tmp_path):
