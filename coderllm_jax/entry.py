@@ -18,12 +18,15 @@ programs: running one is running its author's code. Sources of values lie one ov
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib.util
 import itertools
 import os
 import re
+import signal
 import sys
+import time
 import traceback
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -104,6 +107,37 @@ def run(
     if line:
         print(redact(_one_line(line)), file=sys.stderr)
     sys.exit(code)
+
+
+class Notes:
+    """Lines about what goes on, on stderr, with the seconds since the start."""
+
+    def __init__(self) -> None:
+        self._started_s = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print(f"{time.monotonic() - self._started_s:6.1f} s  {text} …", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def ends_on_signals() -> Iterator[None]:
+    """SIGTERM ends the block as an error that says that the same command goes on."""
+
+    def end(number: int, _: types.FrameType | None) -> None:
+        raise ResumableError(
+            f"{signal.Signals(number).name}; what was answered is kept: the same command goes on"
+        )
+
+    try:
+        before = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # not the main thread: whoever runs it there has its own ideas
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _show_bug(

@@ -15,18 +15,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from coderllm_jax import entry
 from coderllm_jax.config.command_line import Shorthand
 from coderllm_jax.config.evaluation import EvaluationConfig
-from coderllm_jax.errors import ConfigError, ResumableError
+from coderllm_jax.errors import ConfigError
 
 if TYPE_CHECKING:
     from coderllm_jax.evaluation.context import Context
@@ -96,7 +93,7 @@ def evaluate_model(config: EvaluationConfig | Mapping[str, Any]) -> EvaluationRe
     _check_sources(config)
     if not config.endpoint.url:
         check_platform(config.generation.platform)
-    with _ends_on_signals():
+    with entry.ends_on_signals():
         return _evaluate(config)
 
 
@@ -118,7 +115,7 @@ def _evaluate(config: EvaluationConfig) -> EvaluationResult:
     run = _run_behind(config)
     folder = evaluation_folder(config, run)
     with RunFolder(folder).locked():
-        note = _Notes()
+        note = entry.Notes()
         note("loading the model" if not config.endpoint.url else "asking the server for its models")
         items, details = _choose_items(config, run, note)
         with contextlib.ExitStack() as stack:
@@ -294,37 +291,6 @@ def _write_summaries(folder: Path, content: Mapping[str, Any]) -> None:
             if figure["value"] is not None
         },
     )
-
-
-class _Notes:
-    """Lines about what goes on, on stderr, with the seconds since the start."""
-
-    def __init__(self) -> None:
-        self._started_s = time.monotonic()
-
-    def __call__(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # the terminal may be gone
-            print(f"{time.monotonic() - self._started_s:6.1f} s  {text} …", file=sys.stderr)
-
-
-@contextlib.contextmanager
-def _ends_on_signals() -> Iterator[None]:
-    """SIGTERM ends the block as an error that says that the same command goes on."""
-
-    def end(number: int, _: FrameType | None) -> None:
-        raise ResumableError(
-            f"{signal.Signals(number).name}; what was answered is kept: the same command goes on"
-        )
-
-    try:
-        before = signal.signal(signal.SIGTERM, end)
-    except ValueError:  # not the main thread: whoever runs it there has its own ideas
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":
