@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from coderllm_jax.compare import ComparisonResult, run_comparison
+    from coderllm_jax.config.comparison import ComparisonConfig
     from coderllm_jax.config.evaluation import EvaluationConfig
     from coderllm_jax.config.training import TrainingConfig
     from coderllm_jax.evaluate import EvaluationResult, evaluate_model
@@ -13,22 +15,28 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "ComparisonConfig",
+    "ComparisonResult",
     "EvaluationConfig",
     "EvaluationResult",
     "TrainingConfig",
     "TrainingResult",
     "__version__",
     "evaluate_model",
+    "run_comparison",
     "train_model",
 ]
 
 # Loaded when asked for: `import coderllm_jax` must cost nothing to a command that prints its help.
 _HOME = {
+    "ComparisonConfig": "coderllm_jax.config.comparison",
+    "ComparisonResult": "coderllm_jax.compare",
     "EvaluationConfig": "coderllm_jax.config.evaluation",
     "EvaluationResult": "coderllm_jax.evaluate",
     "TrainingConfig": "coderllm_jax.config.training",
     "TrainingResult": "coderllm_jax.train",
     "evaluate_model": "coderllm_jax.evaluate",
+    "run_comparison": "coderllm_jax.compare",
     "train_model": "coderllm_jax.train",
 }
 

@@ -54,12 +54,15 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
 def test_exported_names():
     # A name that goes or comes is a change for users: CHANGELOG.md, then this list.
     assert sorted(coderllm_jax.__all__) == [
+        "ComparisonConfig",
+        "ComparisonResult",
         "EvaluationConfig",
         "EvaluationResult",
         "TrainingConfig",
         "TrainingResult",
         "__version__",
         "evaluate_model",
+        "run_comparison",
         "train_model",
     ]
     assert set(coderllm_jax.__all__) <= set(dir(coderllm_jax))

@@ -21,13 +21,12 @@
     ARM           {"name": "rag",         trained, rag, base, trained_rag or endpoint
                    "label": "Retrieval",
                    "model": "gemma3_270m", "looks_up": true,
-                   "prompt": {"chosen": "few_shot, 2 examples, 3 passages",
+                   "prompt": {"chosen": "plain text, 2 examples, 3 passages, not told to cite",
                               "num_items": 16,            of the validation split
                               "candidates": [{"words": "few_shot, …", "is_chosen": true,
                                               "fact_f1": ESTIMATE}, …]},   [] where none were tried
                    "memory": {"total_bytes": …, "parts": {"weights": …, "cache": …, "index": …,
-                                                          "embedder": …}, "shared_with": ["base"]},
-                   "identity": {...}}
+                                                          "embedder": …}, "shared_with": ["base"]}}
     SET           {"name": "seen",        seen, unseen, or asked (test_queries)
                    "label": "…", "words": "…", "num_questions": 100,
                    "is_scored": true,     false where there are no references
@@ -93,3 +92,146 @@ The same answers, as they came, lie in answers.jsonl beside it (`comparison.roun
 """
 
 from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from coderllm_jax.comparison.arms import Arm
+from coderllm_jax.comparison.figures import DIMENSIONS
+from coderllm_jax.comparison.findings import Findings
+from coderllm_jax.comparison.performance import latencies
+from coderllm_jax.comparison.prompts import Choice
+from coderllm_jax.comparison.questions import ASKED, SEEN, UNSEEN, Question
+from coderllm_jax.comparison.rounds import InTurns
+from coderllm_jax.comparison.scoring import Scored
+from coderllm_jax.training.run_folder import plain, write_json
+
+RESULTS = "comparison.json"
+_SETS = {
+    SEEN: (
+        "Knowledge that was trained on",
+        "New phrasings about symbols that were trained on at least twice and whose passages "
+        "retrieval may look up: both had the same knowledge.",
+    ),
+    UNSEEN: (
+        "Knowledge that is newer than the training",
+        "Symbols of which nothing was trained on; retrieval may look their passages up.",
+    ),
+    ASKED: ("Your questions", "Without references: what is right cannot be told."),
+}
+
+
+def assemble(
+    findings: Findings,
+    *,
+    choices: Mapping[str, Choice | None],
+    ways: Mapping[str, InTurns],
+    advice: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything that comparison.json holds. advice: recommendations, deployment, next_iteration."""
+    sets = list(dict.fromkeys(question.set for question in findings.questions))
+    content = {
+        "status": "finished",
+        "results_sha256": results_sha256(findings, choices),
+        "manifest": dict(manifest),
+        "arms": [_arm(arm, findings.arms, choices[arm.name]) for arm in findings.arms],
+        "sets": [
+            {
+                "name": name,
+                "label": _SETS[name][0],
+                "words": _SETS[name][1],
+                "num_questions": sum(question.set == name for question in findings.questions),
+                "is_scored": name != ASKED,
+                "is_headline": name == findings.main_set,
+            }
+            for name in sets
+        ],
+        "questions": [
+            _question(
+                question,
+                {arm: of_arm[place] for arm, of_arm in findings.scored.items()},
+                findings.rounds[question.id],
+            )
+            for place, question in enumerate(findings.questions)
+        ],
+        "dimensions": [
+            {
+                "name": name,
+                "label": label,
+                "figures": [
+                    figure.to_json() for figure in findings.figures if figure.dimension == name
+                ],
+            }
+            for name, label in DIMENSIONS.items()
+        ],
+        "comparisons": [comparison.to_json() for comparison in findings.comparisons],
+        "latency": latencies(ways),
+        "cost": findings.costs.to_json(),
+        **advice,
+        "unscored": list(findings.unscored),
+        "notes": list(findings.notes),
+    }
+    return dict(plain(content))
+
+
+def write_results(folder: Path, content: Mapping[str, Any]) -> None:
+    """comparison.json, whole or not at all."""
+    write_json(folder / RESULTS, content)
+
+
+def results_sha256(findings: Findings, choices: Mapping[str, Choice | None]) -> str:
+    """Digest of everything in it that a second comparison must find again."""
+    stable = {
+        "choices": {arm: choice and choice.to_json() for arm, choice in choices.items()},
+        "answers": {
+            arm: [[each.question.id, each.answer.text, each.scores] for each in of_arm]
+            for arm, of_arm in findings.scored.items()
+        },
+        "figures": [figure.to_json() for figure in findings.figures if not figure.is_clocked],
+        "comparisons": [
+            comparison.to_json()
+            for comparison in findings.comparisons
+            if comparison.contest.spec.family != "speed"
+        ],
+    }
+    text = json.dumps(plain(stable), sort_keys=True)
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def _arm(arm: Arm, arms: Sequence[Arm], choice: Choice | None) -> dict[str, Any]:
+    prompt: dict[str, Any] = {"chosen": "the server's own", "num_items": 0, "candidates": []}
+    return {
+        "name": arm.name,
+        "label": arm.label,
+        "model": arm.model,
+        "looks_up": arm.looks_up,
+        "prompt": choice.to_json() if choice is not None else prompt,
+        "memory": {
+            "total_bytes": sum(arm.memory.values()) or None,
+            "parts": dict(arm.memory),
+            "shared_with": [
+                other.name
+                for other in arms
+                if other.name != arm.name and other.weights == arm.weights and arm.weights
+            ],
+        },
+    }
+
+
+def _question(question: Question, answers: Mapping[str, Scored], round: int) -> dict[str, Any]:
+    item = question.item
+    return {
+        "id": question.id,
+        "set": question.set,
+        "kind": item.kind if item is not None else "",
+        "symbol": item.symbol if item is not None else "",
+        "question": question.text,
+        "reference": item.answer if item is not None else "",
+        "facts": list(item.facts) if item is not None else [],
+        "round": round,
+        "answers": {arm: each.to_json() for arm, each in answers.items()},
+    }

@@ -37,6 +37,7 @@ CONFIGS = (
     "coderllm_jax.config.data:DataConfig",
     "coderllm_jax.config.doctor:DoctorConfig",
     "coderllm_jax.config.evaluation:EvaluationConfig",
+    "coderllm_jax.config.comparison:ComparisonConfig",
     "coderllm_jax.config.ask:AskConfig",
 )
 PREFIX = "CODERLLM_"

@@ -1,0 +1,238 @@
+"""What the answers come to: scores, figures, verdicts and costs.
+
+answers ── scoring ── scored ─┬─ figures ─────────────────────── dimensions
+                              ├─ pairs of arms ── all of them ── verdicts
+times, turns ── performance ──┘                   together
+             └─ cost
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from coderllm_jax.comparison.arms import Arm
+from coderllm_jax.comparison.comparing import Asked, Study
+from coderllm_jax.comparison.consistency import Consistency, judge_consistency
+from coderllm_jax.comparison.cost import Costs, cost_figures, machine_of, reckon
+from coderllm_jax.comparison.figures import SPECS, Figure, score_figures
+from coderllm_jax.comparison.performance import (
+    ALONE,
+    TOGETHER,
+    latency_figures,
+    speed_contests,
+    usage_figures,
+    whole_turns,
+)
+from coderllm_jax.comparison.questions import ASKED, SEEN, Question
+from coderllm_jax.comparison.rounds import InTurns
+from coderllm_jax.comparison.scoring import Scored, run_programs, score
+from coderllm_jax.comparison.verdicts import Comparison, Contest, decide, hold_contests
+
+# Figures of unseen questions and of a user's own are tested among the rest: the headline is `seen`.
+_TESTED_UNSEEN = ("fact_f1",)
+_TESTED_ASKED = ("clear",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """Everything that was found, in the order in which it is told."""
+
+    arms: Sequence[Arm]
+    questions: Sequence[Question]
+    scored: Mapping[str, Sequence[Scored]]
+    rounds: Mapping[str, int]
+    figures: Sequence[Figure]
+    comparisons: Sequence[Comparison]
+    costs: Costs
+    notes: Sequence[str]
+    unscored: Sequence[str]
+    main_set: str
+
+    def figure(self, path: str) -> Figure | None:
+        """The figure of that path, such as accuracy/seen/fact_f1."""
+        return next((figure for figure in self.figures if figure.path == path), None)
+
+
+def find_out(
+    study: Study,
+    asked: Asked,
+    *,
+    symbol_of: Mapping[str, str],
+    fixed: Mapping[str, Mapping[str, float]],
+    platform: str,
+) -> Findings:
+    """Scores every answer and sums up. fixed: chip-seconds that each arm spends once, by what for.
+
+    symbol_of: of each chunk, by its id.
+    """
+    config, arms = study.config, study.arms.arms
+    seed = config.seed
+    scored, notes = _score(study, asked, symbol_of)
+    main_set = study.chosen.sets[0]
+    figures = [
+        figure
+        for name in study.chosen.sets
+        for figure in score_figures(scored, set_name=name, seed=seed)
+    ]
+    contests = [
+        contest for name in study.chosen.sets for contest in _contests(scored, name, seed=seed)
+    ]
+    consistency = _consistency(study, asked, main_set)
+    contests += consistency.contests
+    main = asked.together[main_set]
+    main_ids = [each.id for each in study.chosen.of_set(main_set)]
+    ways: dict[str, InTurns] = {ALONE: asked.alone, TOGETHER: main}
+    ids = {ALONE: [each.id for each in asked.alone_questions], TOGETHER: main_ids}
+    answers = {way: turns.answers for way, turns in ways.items()}
+    rounds = {way: turns.rounds for way, turns in ways.items()}
+    contests += speed_contests(answers, ids=ids, rounds=rounds, seed=seed)
+    figures += latency_figures(answers, ids=ids)
+    figures += usage_figures(arms, main.answers, main.turns, ids=main_ids, seed=seed)
+    figures += consistency.figures
+    costs = reckon(
+        [turn for arm in study.names for turn in whole_turns(main.turns, arm)],
+        _right_by_round(scored, main_ids, main.rounds) if main_set == SEEN else None,
+        arms=study.names,
+        fixed=fixed,
+        machine=machine_of(platform, config.prices),
+        prices=config.prices,
+        seed=seed,
+    )
+    figures += cost_figures(costs, set_name="", ids=main_ids)
+    comparisons = decide(
+        contests,
+        alpha=config.verdicts.alpha,
+        margin=config.verdicts.margin,
+        speed_margin=config.speed.margin,
+    )
+    all_rounds = {
+        question.id: number
+        for name, turns in asked.together.items()
+        for question, number in zip(study.chosen.of_set(name), turns.rounds, strict=True)
+    }
+    return Findings(
+        arms,
+        study.chosen.questions,
+        scored,
+        all_rounds,
+        figures,
+        comparisons,
+        costs,
+        [*notes, *_notes(study, asked, main)],
+        _unscored(study, scored),
+        main_set,
+    )
+
+
+def _score(
+    study: Study, asked: Asked, symbol_of: Mapping[str, str]
+) -> tuple[dict[str, list[Scored]], list[str]]:
+    scored: dict[str, list[Scored]] = {
+        arm.name: [
+            score(
+                question,
+                answer,
+                looks_up=arm.looks_up,
+                right_from=study.config.verdicts.right_from,
+                symbol_of=symbol_of,
+            )
+            for name, turns in asked.together.items()
+            for question, answer in zip(
+                study.chosen.of_set(name), turns.answers[arm.name], strict=True
+            )
+        ]
+        for arm in study.arms.arms
+    }
+    ran = run_programs(scored, study.folder, note=study.note)
+    return ran.scored, list(ran.notes)
+
+
+def _contests(scored: Mapping[str, Sequence[Scored]], set_name: str, *, seed: int) -> list[Contest]:
+    contests = []
+    for spec in SPECS:
+        if not spec.family:
+            continue
+        if set_name == ASKED and spec.name not in _TESTED_ASKED:
+            continue
+        if set_name not in (SEEN, ASKED):
+            if spec.name not in _TESTED_UNSEEN:
+                continue
+            spec = spec._replace(family="quality", is_headline=False)
+        values = {
+            arm: {
+                each.question.id: each.scores[spec.name]
+                for each in of_arm
+                if each.question.set == set_name and spec.name in each.scores
+            }
+            for arm, of_arm in scored.items()
+        }
+        contests += hold_contests(spec, values, set_name=set_name, seed=seed)
+    return contests
+
+
+def _consistency(study: Study, asked: Asked, main_set: str) -> Consistency:
+    ids = [each.id for each in study.chosen.of_set(main_set)]
+    first = {
+        arm: dict(zip(ids, answers, strict=True))
+        for arm, answers in asked.together[main_set].answers.items()
+    }
+    again = {
+        arm: {question.id: answer for question, answer in zip(asked.reasked, answers, strict=True)}
+        for arm, answers in asked.again.answers.items()
+    }
+    return judge_consistency(
+        first,
+        again,
+        asked.rewordings,
+        asked.reworded.answers,
+        set_name=main_set,
+        seed=study.config.seed,
+    )
+
+
+def _right_by_round(
+    scored: Mapping[str, Sequence[Scored]], ids: Sequence[str], rounds: Sequence[int]
+) -> dict[str, dict[int, int]]:
+    round_of = dict(zip(ids, rounds, strict=True))
+    right: dict[str, dict[int, int]] = {}
+    for arm, of_arm in scored.items():
+        right[arm] = dict.fromkeys(rounds, 0)
+        for each in of_arm:
+            if each.question.id in round_of:
+                right[arm][round_of[each.question.id]] += bool(each.checks["right"])
+    return right
+
+
+def _notes(study: Study, asked: Asked, main: InTurns) -> list[str]:
+    notes = [
+        f"{count} questions are left out: {why}" for why, count in study.chosen.left_out.items()
+    ]
+    for arm in study.names:
+        failed = [answer for answer in main.answers[arm] if answer.finish == "error"]
+        if failed:
+            notes.append(f"{arm} did not answer {len(failed)} questions: {failed[0].error}")
+        num_whole = len(whole_turns(main.turns, arm))
+        num_rounds = len(set(main.rounds))
+        if num_whole < num_rounds:
+            notes.append(
+                f"{arm}: {num_rounds - num_whole} of {num_rounds} rounds were cut or compiled "
+                "something, and count for no rate"
+            )
+    return notes
+
+
+def _unscored(study: Study, scored: Mapping[str, Sequence[Scored]]) -> list[str]:
+    """What could not be scored, and why, in sentences."""
+    found = []
+    own = study.chosen.of_set(ASKED)
+    if own:
+        found.append(
+            f"{len(own)} questions of your own have no reference answer: whether answers are "
+            "right, complete or alike the reference cannot be said. Compared are their length, "
+            "clarity, code that parses, citations, consistency, speed and cost"
+        )
+    no_facts = sum(1 for q in study.chosen.questions if q.item is not None and not q.item.facts)
+    if no_facts:
+        found.append(f"{no_facts} questions have no facts to look for: they have no fact F1")
+    return found
