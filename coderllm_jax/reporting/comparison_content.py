@@ -129,12 +129,18 @@ def value_in_words(estimate: Mapping[str, Any] | None, unit: str) -> str:
 
 
 def interval_in_words(estimate: Mapping[str, Any] | None, unit: str) -> str:
-    """`0.331 to 0.490`; "" where it has none."""
+    """`0.331 to 0.490`, `85.4 to 97.2 tokens/s`; "" where it has none."""
     low, high = number_of(estimate, "low"), number_of(estimate, "high")
     if low is None or high is None:
         return ""
-    show = show_in(unit)
-    return f"{show(low)} to {show(high)}"
+    return range_in_words(low, high, show_in(unit))
+
+
+def range_in_words(low: float, high: float, show: Show) -> str:
+    """Both ends; a unit that they share stands behind the second alone."""
+    first, _, first_unit = show(low).partition(" ")
+    second_unit = show(high).partition(" ")[2]
+    return f"{first if first_unit == second_unit else show(low)} to {show(high)}"
 
 
 def in_words(estimate: Mapping[str, Any] | None, unit: str) -> str:
@@ -164,6 +170,24 @@ def show_in(unit: str) -> Show:
 def dot(arm: Arm) -> str:
     """A spot of the arm's colour, and its name."""
     return f'<i class="dot" style="--c:var(--series-{arm.color})"></i>{text(arm.label)}'
+
+
+def cell(estimate: Mapping[str, Any] | None, unit: str, *, mark: str = "") -> str:
+    """A table's cell: the value, and its interval under it. mark: the cell's class."""
+    kind = f' class="{mark}"' if mark else ""
+    return (
+        f"<td{kind}><b>{text(value_in_words(estimate, unit))}</b>"
+        f"<small>{text(interval_in_words(estimate, unit))}</small></td>"
+    )
+
+
+def head_of(arms: Mapping[str, Arm], first: str) -> str:
+    """A table's head: `first`, and a column an arm, with the name by which the file calls it."""
+    heads = "".join(
+        f"<th>{dot(arm)}<small>{text(arm.name if arm.name != arm.label else '')}</small></th>"
+        for arm in arms.values()
+    )
+    return f"<tr><th>{text(first)}</th>{heads}</tr>"
 
 
 def label_of(arms: Mapping[str, Arm], name: Any) -> str:

@@ -14,8 +14,8 @@ from coderllm_jax.reporting.comparison_content import (
     Content,
     Figure,
     Show,
-    in_words,
-    is_known,
+    cell,
+    dot,
     label_of,
     main_figure,
     number_of,
@@ -73,12 +73,16 @@ def _trade_table(content: Content, cost: Cost) -> str:
         if arm.name not in cost.arms:
             continue
         right = content["cost"]["arms"][arm.name].get(per_right)
-        row = [arm.label, in_words(cost.arms[arm.name], cost.unit)]
-        row += [in_words(figure.arms.get(arm.name), figure.unit)] if figure else []
-        row.append(in_words(right, cost.unit) if is_known(right) else NONE)
-        rows.append(row)
-    head = ["arm", "1,000 answers", *([figure.label] if figure else []), "one right answer"]
-    return grid_table(head, rows, has_texts=True) + notes_list(_beaten(arms, cost, figure))
+        cells = [cell(cost.arms[arm.name], cost.unit)]
+        cells += [cell(figure.arms.get(arm.name), figure.unit)] if figure else []
+        cells.append(cell(right, cost.unit))
+        rows.append(f"<tr><th>{dot(arm)}</th>{''.join(cells)}</tr>")
+    names = ["", "1,000 answers", *([figure.label] if figure else []), "one right answer"]
+    head = "".join(f"<th>{text(name)}</th>" for name in names)
+    return (
+        f'<div class="wide figures" tabindex="0"><table><tr>{head}</tr>{"".join(rows)}</table>'
+        f"</div>{notes_list(_beaten(arms, cost, figure))}"
+    )
 
 
 def _beaten(arms: Mapping[str, Arm], cost: Cost, figure: Figure | None) -> list[str]:

@@ -16,23 +16,21 @@ from coderllm_jax.reporting.comparison_content import (
     Arm,
     Content,
     Figure,
-    dot,
-    interval_in_words,
+    cell,
+    head_of,
     interval_of,
     is_known,
     read_arms,
     read_figures,
     set_labels,
     show_in,
-    value_in_words,
 )
 from coderllm_jax.reporting.comparison_reading import read_standing
-from coderllm_jax.reporting.evaluation_figures import NONE
 from coderllm_jax.reporting.page import text, unfold
 from coderllm_jax.reporting.row_charts import Group, interval_chart
 
 # Units whose figures share one axis, and its ends.
-_SHARED = {"share": (0.0, 1.0, "0 to 1"), "percent": (0.0, 100.0, "0 to 100")}
+_SHARED = {"share": (0.0, 1.0, "From 0 to 1"), "percent": (0.0, 100.0, "From 0 to 100")}
 _FROM_ZERO = 0.0
 
 
@@ -43,7 +41,7 @@ def glance_table(content: Content) -> str:
     if not table:
         return ""
     marked = (
-        "Marked: arms to which these data show no better one." if " class=lead" in table else ""
+        "A green spot: these data show no arm to be better." if ' class="lead"' in table else ""
     )
     return f'{table}<p class="muted">{marked}</p>'
 
@@ -57,9 +55,7 @@ def dimension_part(
     charts = "".join(_charts(content, drawn))
     grid = f'<div class="grid-2">{charts}</div>' if charts else ""
     table = _table(content, figures, explains=True)
-    return grid + (
-        unfold(f"All {len(figures)} figures, and what they mean", table) if table else ""
-    )
+    return grid + (unfold("All its figures, and what they mean", table) if table else "")
 
 
 def _charts(content: Content, figures: Sequence[Figure]) -> list[str]:
@@ -68,15 +64,17 @@ def _charts(content: Content, figures: Sequence[Figure]) -> list[str]:
     for figure in figures:
         if any(map(is_known, figure.arms.values())):
             alone = "" if figure.unit in _SHARED else figure.name
-            together.setdefault((figure.set, f"{figure.unit}\0{alone}"), []).append(figure)
+            together.setdefault((f"{figure.unit}\0{alone}", figure.set), []).append(figure)
+    # Sets stand beside one another.
+    kinds = list(dict.fromkeys(kind for kind, _ in together))
     charts = []
-    for (of_set, _), found in together.items():
+    for (_, of_set), found in sorted(together.items(), key=lambda one: kinds.index(one[0][0])):
         unit = found[0].unit
         low, high, ends = _SHARED.get(unit, (None, None, ""))
         where = labels.get(of_set, of_set)
         lower = "lower is better" if found[0].better == "lower" else ""
         alone = "" if unit in _SHARED else f"{found[0].label}, {unit}" if unit else found[0].label
-        title = " · ".join(part for part in (alone, where, ends, lower) if part)
+        title = " · ".join(part for part in (alone or ends, where, lower) if part)
         groups = [
             Group(
                 "" if unit not in _SHARED else figure.label,
@@ -104,11 +102,10 @@ def _table(content: Content, figures: Sequence[Figure], *, explains: bool) -> st
     figures = [each for each in figures if any(map(is_known, each.arms.values()))]
     if not figures or not arms:
         return ""
-    heads = "".join(f"<th>{dot(arm)}</th>" for arm in arms.values())
     rows = "".join(_row(content, arms, figure, labels, explains=explains) for figure in figures)
     return (
         '<div class="wide figures" tabindex="0"><table>'
-        f"<tr><th>figure</th>{heads}</tr>{rows}</table></div>"
+        f"{head_of(arms, 'figure')}{rows}</table></div>"
     )
 
 
@@ -122,13 +119,10 @@ def _row(
 ) -> str:
     standing = read_standing(content, figure)
     leaders = standing.leaders if standing.shown else ()
-    cells = []
-    for arm in arms.values():
-        estimate = figure.arms.get(arm.name)
-        around = interval_in_words(estimate, figure.unit)
-        mark = " class=lead" if arm.name in leaders else ""
-        value = value_in_words(estimate, figure.unit) if is_known(estimate) else NONE
-        cells.append(f"<td{mark}><b>{text(value)}</b><small>{text(around)}</small></td>")
+    cells = [
+        cell(figure.arms.get(name), figure.unit, mark="lead" if name in leaders else "")
+        for name in arms
+    ]
     under = [labels.get(figure.set, figure.set)]
     under += ["lower is better"] if figure.better == "lower" else []
     under += [figure.words] if explains else []

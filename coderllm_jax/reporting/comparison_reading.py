@@ -1,4 +1,4 @@
-"""A comparison's verdict in three sentences: who answers best, at what cost, and for what use.
+"""A comparison's verdict in three sentences: what to use for what, who answers best, what it costs.
 
     fact F1 on seen: trained_rag 0.56, rag 0.54, trained 0.41, base 0.08      ┐
     trained_rag against rag: no difference; against the others: better        ┼─►  "Fine-tuned +
@@ -56,14 +56,15 @@ class Standing(NamedTuple):
 def read_verdict(content: Content) -> list[str]:
     """The sentences at the top; at most three, fewer where there is less to say."""
     arms = read_arms(content)
-    sentences = [_accuracy(content, arms), _costs(content, arms), _uses(content, arms)]
+    sentences = [_uses(content, arms), _accuracy(content, arms), _costs(content, arms)]
     return [sentence for sentence in sentences if sentence]
 
 
 def read_cost(content: Content) -> Cost | None:
-    """Costs in money where prices were set, else in chip-seconds; None where neither is known."""
+    """Costs in money or in chip-seconds, whichever is known of more arms; None where neither is."""
     cost = content.get("cost", {})
     currency = str(cost.get("currency", ""))
+    found = []
     for kind, unit, label in (
         ("price", currency, f"{currency} per 1,000 answers"),
         ("chip_seconds", "chip-seconds", "chip-seconds per 1,000 answers"),
@@ -75,8 +76,8 @@ def read_cost(content: Content) -> Cost | None:
             if is_known(each.get(name))
         }
         if known and unit:
-            return Cost(name, unit, label, known)
-    return None
+            found.append(Cost(name, unit, label, known))
+    return max(found, key=lambda one: len(one.arms), default=None)
 
 
 def verdict_of(content: Content, figure: Figure, first: str, second: str) -> str:
@@ -160,18 +161,14 @@ def _costs(content: Content, arms: Mapping[str, Arm]) -> str:
         return ""
     values = {name: number_of(each, "value") or 0.0 for name, each in cost.arms.items()}
     ordered = sorted(values, key=lambda name: values[name])
-    show = show_in(cost.unit)
-    cheapest = ordered[0]
+    least = values[ordered[0]]
     others = [
-        f"{label_of(arms, name)} {show(values[name])}"
-        + (f" ({values[name] / values[cheapest]:.1f} times)" if values[cheapest] else "")
-        for name in ordered[1:]
+        f"{show_in(cost.unit)(values[name])} with {label_of(arms, name)}"
+        + (f" ({values[name] / least:.1f} times)" if least and values[name] > 1.05 * least else "")
+        for name in ordered
     ]
     no_prices = "; no prices were set" if cost.name.startswith("chip") else ""
-    return (
-        f"1,000 answers take {show(values[cheapest])} of {label_of(arms, cheapest)}, the "
-        f"cheapest, {listed(others)}{no_prices}."
-    )
+    return f"1,000 answers cost {listed(others)}{no_prices}."
 
 
 def _uses(content: Content, arms: Mapping[str, Arm]) -> str:

@@ -9,6 +9,7 @@ after Holm, and verdicts are `comparison.verdicts`'.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from coderllm_jax.reporting.comparison_content import (
     label_of,
     main_figure,
     number_of,
+    range_in_words,
     read_arms,
     read_figures,
     set_labels,
@@ -29,13 +31,14 @@ from coderllm_jax.reporting.evaluation_figures import NONE
 from coderllm_jax.reporting.page import text, unfold
 from coderllm_jax.reporting.row_charts import Group, Interval, interval_chart
 
-VERDICTS = {
+_VERDICTS = {
     "better": "better",
     "worse": "worse",
     "equivalent": "equivalent",
     "no_difference": "no difference these data can show",
 }
 _STATES = {"better": "good", "worse": "bad"}
+_EFFECTS = {"cohens_dz": "d", "odds_ratio": "odds ratio"}
 _GREY = 5
 _MINUS = "\u2212"
 Row = Mapping[str, Any]
@@ -49,10 +52,10 @@ def statistics_part(content: Content) -> str:
     headline = [row for row in rows if row.get("is_headline")] or list(rows)
     others = [row for row in rows if not any(row is each for each in headline)]
     words = (
-        "Every difference is of the first arm from the second, on the questions that both have. "
-        "Intervals hold 95 % each; p is Holm's over its family, so that all of a family together "
-        "raise a false alarm as seldom as one test would. The smallest difference is what so many "
-        "items would show four times in five."
+        "Every difference is the first arm's figure less the second's, on the questions that both "
+        "have, with its 95 % interval. p is adjusted over everything that is tested with it, so "
+        "that all of it together raises a false alarm as seldom as one test would. The smallest "
+        "to be seen is the difference that so many items would show four times in five."
     )
     parts = [_chart(content, headline), f'<p class="muted">{words}</p>', _table(content, headline)]
     if others:
@@ -93,45 +96,60 @@ def _winner(row: Row, arms: Mapping[str, Arm]) -> int:
 
 
 def _table(content: Content, rows: Sequence[Row]) -> str:
+    """A group of rows for each figure of each set, under its name."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        key = (str(row.get("dimension", "")), str(row.get("figure", "")), str(row.get("set", "")))
+        groups.setdefault(key, []).append(row)
     heads = (
-        *("arms", "figure", "difference", "p after Holm", "effect", "smallest to be seen"),
-        *("items", "better / worse on", "verdict, of the first"),
+        *(
+            "arms",
+            "verdict on the first",
+            "difference",
+            "p after Holm",
+            "effect",
+            "smallest to be seen",
+        ),
+        *("better / worse on", "of"),
     )
     head = "".join(f"<th>{text(each)}</th>" for each in heads)
-    body = "".join(_row(content, row) for row in rows)
+    body = "".join(
+        f'<tr class="group"><th colspan="{len(heads)}">{text(_group_name(content, found[0]))}</th>'
+        f"</tr>{''.join(_row(content, row) for row in found)}"
+        for found in groups.values()
+    )
     return f'<div class="wide tests" tabindex="0"><table><tr>{head}</tr>{body}</table></div>'
 
 
+def _group_name(content: Content, row: Row) -> str:
+    of_set = str(row.get("set", ""))
+    parts = [_figure_label(content, row), set_labels(content).get(of_set, of_set)]
+    return " · ".join(part for part in parts if part)
+
+
 def _row(content: Content, row: Row) -> str:
-    arms, labels = read_arms(content), set_labels(content)
-    unit = str(row.get("unit", ""))
+    arms, unit = read_arms(content), str(row.get("unit", ""))
     first, second = (label_of(arms, row.get(which)) for which in ("first", "second"))
-    name = _figure_label(content, row)
-    of_set = labels.get(str(row.get("set", "")), str(row.get("set", "")))
-    difference = row.get("difference")
     show = _signed(unit)
-    value, low, high = (number_of(difference, each) for each in ("value", "low", "high"))
-    around = f"{show(low)} to {show(high)}" if low is not None and high is not None else ""
-    detectable = row.get("detectable_difference")
+    value, low, high = (number_of(row.get("difference"), each) for each in ("value", "low", "high"))
+    around = range_in_words(low, high, show) if low is not None and high is not None else ""
+    detectable = number_of(row, "detectable_difference")
     items = f"{row.get('num_items', 0):,}"
     if row.get("num_clusters", row.get("num_items")) != row.get("num_items"):
         items += f" in {row['num_clusters']:,} clusters"
     verdict = str(row.get("verdict", ""))
-    cells = [
-        f"<td><b>{text(show(value) if value is not None else NONE)}</b>"
-        f"<small>{text(around)}</small></td>",
-        f"<td>{text(_p(row.get('adjusted_p')))}<small>{text(_p(row.get('p_value')))} before; "
-        f"{text(str(row.get('test', '')).replace('_', ' '))}</small></td>",
-        f"<td>{text(_effect(row))}</td>",
-        f"<td>{text(NONE if detectable is None else show_in(unit)(detectable))}</td>",
-        f"<td>{text(items)}</td>",
-        f"<td>{_picks(content, row, name)}</td>",
-        f'<td class="verdict {_STATES.get(verdict, "muted")}">'
-        f"{text(VERDICTS.get(verdict, verdict))}</td>",
-    ]
+    test = str(row.get("test", "")).replace("_", " ")
     return (
         f"<tr><th>{text(first)} against {text(second)}</th>"
-        f"<td>{text(name)}<small>{text(of_set)}</small></td>{''.join(cells)}</tr>"
+        f'<td class="verdict {_STATES.get(verdict, "muted")}">'
+        f"{text(_VERDICTS.get(verdict, verdict))}</td>"
+        f"<td><b>{text(show(value) if value is not None else NONE)}</b>"
+        f"<small>{text(around)}</small></td>"
+        f"<td>{text(_p(row.get('adjusted_p')))}"
+        f"<small>{text(_p(row.get('p_value')))} before; {text(test)}</small></td>"
+        f"<td>{text(_effect(row))}</td>"
+        f"<td>{text(NONE if detectable is None else show_in(unit)(detectable))}</td>"
+        f"<td>{_picks(content, row, _figure_label(content, row))}</td><td>{text(items)}</td></tr>"
     )
 
 
@@ -169,15 +187,21 @@ def _picks(content: Content, row: Row, name: str) -> str:
 
 
 def _effect(row: Row) -> str:
-    size = row.get("effect_size")
-    name = str(row.get("effect", "")).replace("_", " ")
-    return NONE if size is None else f"{size:+.2f} {name}"
+    size, name = row.get("effect_size"), str(row.get("effect", ""))
+    if size is None:
+        return NONE
+    if not math.isfinite(size):
+        return f"{_EFFECTS.get(name, name)} beyond any number"
+    return f"{_EFFECTS.get(name, name)} {size:.2f}".replace("-", _MINUS)
 
 
 def _p(value: float | None) -> str:
+    """Three decimals; two digits where those would be zeros."""
     if value is None:
         return NONE
-    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
+    if value >= 0.001 or not value:
+        return f"{value:.3f}"
+    return f"{value:.{1 - math.floor(math.log10(value))}f}" if value >= 1e-6 else "< 0.000001"
 
 
 def _signed(unit: str) -> Show:

@@ -21,7 +21,8 @@ font-weight:400;font-size:.82rem;white-space:normal}
 .figures th{color:var(--ink)}td.lead b::after{content:" ●";color:var(--good);font-size:.7em;
 vertical-align:middle}
 .tests td.verdict{font-weight:600}.tests td.verdict.muted{font-weight:400}
-.tests td.verdict{white-space:normal;min-width:8.5em}
+.tests td.verdict{white-space:normal;min-width:9em}
+.tests tr.group th{color:var(--ink);font-weight:600;padding-top:14px}
 svg text.name{fill:var(--c);font-weight:600;paint-order:stroke;stroke:var(--card);stroke-width:3px}
 .chart svg.strokes{width:100%;height:100%;overflow:visible}
 .strokes path{stroke:var(--c);stroke-width:1;vector-effect:non-scaling-stroke;opacity:.28}

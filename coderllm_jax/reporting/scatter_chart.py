@@ -19,7 +19,8 @@ from coderllm_jax.reporting.page import text
 
 _WIDTH, _HEIGHT = 480, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 16, 46
-_LINE = 18.0  # between two names
+# Of a name, where letters are as large as on a phone.
+_LETTER, _LINE = 7.6, 15.0
 _LARGEST = 1e100  # far from where the axes' arithmetic would overflow
 Ends = tuple[float | None, float | None]
 
@@ -54,7 +55,7 @@ def scatter_chart(
         min(0.0, *xs), _beyond(0.0, xs), _below(y_low, ys), _beyond(y_low, ys, given=y_high)
     )
     parts = [_grid(frame, x_name, y_name), *(_whiskers(spot, frame) for spot in spots)]
-    parts += [_name(spot, place, frame) for spot, place in _places(spots, frame)]
+    parts.append(_names(spots, frame))
     return (
         f'<figure class="chart"><figcaption>{text(title)}</figcaption>'
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{text(title)}">'
@@ -95,13 +96,13 @@ def _grid(frame: _Frame, x_name: str, y_name: str) -> str:
         f'<path class="grid" d="M{_LEFT} {frame.y(tick)}H{_WIDTH - _RIGHT}"/>'
         f'<text x="{_LEFT - 6}" y="{frame.y(tick) + 4:.1f}" text-anchor="end">'
         f"{text(short_number(tick))}</text>"
-        for tick in nice_ticks(frame.y_low, frame.y_high)
+        for tick in nice_ticks(frame.y_low, frame.y_high, count=6)
     ]
     lines += [
         f'<path class="grid" d="M{frame.x(tick)} {_TOP}V{bottom}"/>'
         f'<text x="{frame.x(tick)}" y="{bottom + 18}" text-anchor="middle">'
         f"{text(short_number(tick))}</text>"
-        for tick in nice_ticks(frame.x_low, frame.x_high)
+        for tick in nice_ticks(frame.x_low, frame.x_high, count=6)
     ]
     lines.append(
         f'<path class="axis" d="M{_LEFT} {_TOP}V{bottom}"/>'
@@ -127,27 +128,58 @@ def _whiskers(spot: Spot, frame: _Frame) -> str:
     return f'{drawn}<circle {style} cx="{x}" cy="{y}" r="5"/>'
 
 
-def _places(spots: Sequence[Spot], frame: _Frame) -> list[tuple[Spot, float]]:
-    """Where each name stands, from the top down: beside its point, or below the name above it."""
-    placed: list[tuple[Spot, float]] = []
-    for spot in sorted(spots, key=lambda each: frame.y(each.y)):
-        y = frame.y(spot.y) - 8
-        near = [place for other, place in placed if abs(frame.x(other.x) - frame.x(spot.x)) < 200]
-        if near and y < max(near) + _LINE:
-            y = max(near) + _LINE
-        placed.append((spot, min(y, _HEIGHT - _BOTTOM - 4)))
-    return placed
+def _names(spots: Sequence[Spot], frame: _Frame) -> str:
+    """Each name where it covers no point, whisker or other name, or else the least of them."""
+    taken = [box for spot in spots for box in _boxes(spot, frame)]
+    drawn = []
+    for spot in sorted(spots, key=lambda each: (frame.y(each.y), frame.x(each.x))):
+        x, y = frame.x(spot.x), frame.y(spot.y)
+        width = _LETTER * len(spot.name)
+        places = [
+            (anchor, _Box(left, y + down - _LINE, left + width, y + down))
+            for down in (-7.0, 20.0, 34.0, -21.0, 48.0, -35.0)
+            for anchor, left in (("start", x + 8), ("end", x - 8 - width))
+        ]
+        anchor, box = min(places, key=lambda place: _cost(place[1], taken))
+        taken.append(box)
+        at = box.left if anchor == "start" else box.right
+        drawn.append(
+            f'<text class="name" style="--c:var(--series-{spot.color})" x="{at:.1f}" '
+            f'y="{box.bottom - 4:.1f}" text-anchor="{anchor}">{text(spot.name)}</text>'
+        )
+    return "".join(drawn)
 
 
-def _name(spot: Spot, y: float, frame: _Frame) -> str:
-    x = frame.x(spot.x)
-    is_left = x < _LEFT + 0.55 * (_WIDTH - _LEFT - _RIGHT)
-    place = f'x="{x + 8 if is_left else x - 8:.1f}" y="{y:.1f}"'
-    anchor = "start" if is_left else "end"
-    return (
-        f'<text class="name" style="--c:var(--series-{spot.color})" {place} '
-        f'text-anchor="{anchor}">{text(spot.name)}</text>'
-    )
+class _Box(NamedTuple):
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def shares(self, other: _Box) -> float:
+        """The area that both cover."""
+        width = min(self.right, other.right) - max(self.left, other.left)
+        height = min(self.bottom, other.bottom) - max(self.top, other.top)
+        return max(width, 0.0) * max(height, 0.0)
+
+
+def _cost(box: _Box, taken: Sequence[_Box]) -> float:
+    inside = _Box(_LEFT, 0.0, _WIDTH, _HEIGHT - _BOTTOM)
+    area = (box.right - box.left) * (box.bottom - box.top)
+    return 4 * (area - box.shares(inside)) + sum(box.shares(other) for other in taken)
+
+
+def _boxes(spot: Spot, frame: _Frame) -> list[_Box]:
+    """What a point and its whiskers cover."""
+    x, y = frame.x(spot.x), frame.y(spot.y)
+    boxes = [_Box(x - 6, y - 6, x + 6, y + 6)]
+    low, high = spot.x_ends
+    if _is_drawn(low) and _is_drawn(high):
+        boxes.append(_Box(frame.x(low), y - 4, frame.x(high), y + 4))
+    low, high = spot.y_ends
+    if _is_drawn(low) and _is_drawn(high):
+        boxes.append(_Box(x - 4, frame.y(high), x + 4, frame.y(low)))
+    return boxes
 
 
 def _is_drawn(value: float | None) -> TypeGuard[float]:
