@@ -80,8 +80,9 @@ def _trade_table(content: Content, cost: Cost) -> str:
     names = ["", "1,000 answers", *([figure.label] if figure else []), "one right answer"]
     head = "".join(f"<th>{text(name)}</th>" for name in names)
     return (
-        f'<div class="wide figures" tabindex="0"><table><tr>{head}</tr>{"".join(rows)}</table>'
-        f"</div>{notes_list(_beaten(arms, cost, figure))}"
+        f'<div class="wide figures" style="--arms:{len(names) - 1}" tabindex="0"><table>'
+        f"<tr>{head}</tr>{''.join(rows)}</table></div>"
+        f"{notes_list(_beaten(arms, cost, figure))}"
     )
 
 

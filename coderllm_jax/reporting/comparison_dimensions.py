@@ -16,6 +16,7 @@ from coderllm_jax.reporting.comparison_content import (
     Arm,
     Content,
     Figure,
+    Show,
     cell,
     head_of,
     interval_of,
@@ -84,8 +85,14 @@ def _charts(content: Content, figures: Sequence[Figure]) -> list[str]:
         ]
         if low is None and _are_positive(found):
             low = _FROM_ZERO
-        charts.append(interval_chart(title, groups, show=show_in(unit), low=low, high=high))
+        charts.append(interval_chart(title, groups, show=_show_alone(unit), low=low, high=high))
     return charts
+
+
+def _show_alone(unit: str) -> Show:
+    """Numbers whose unit is in the title; of those that change theirs (ms, s), with it."""
+    show = show_in(unit)
+    return show if unit in ("seconds", "bytes") else lambda value: show(value).partition(" ")[0]
 
 
 def _are_positive(figures: Sequence[Figure]) -> bool:
@@ -104,7 +111,7 @@ def _table(content: Content, figures: Sequence[Figure], *, explains: bool) -> st
         return ""
     rows = "".join(_row(content, arms, figure, labels, explains=explains) for figure in figures)
     return (
-        '<div class="wide figures" tabindex="0"><table>'
+        f'<div class="wide figures" style="--arms:{len(arms)}" tabindex="0"><table>'
         f"{head_of(arms, 'figure')}{rows}</table></div>"
     )
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from coderllm_jax.reporting.comparison_content import Arm
+from coderllm_jax.reporting.comparison_content import Arm, dot
 from coderllm_jax.reporting.page import text
 
 OUTCOMES = {
@@ -150,7 +150,7 @@ def filter_bar(
     for place, arm in enumerate(arms.values()):
         found = [(key, words) for key, words in OUTCOMES.items() if key in outcomes[arm.name]]
         if len(found) > 1:
-            parts.append(_choice(arm.label, f'data-by="arm" data-arm="{place}"', found))
+            parts.append(_choice(dot(arm), f'data-by="arm" data-arm="{place}"', found))
     options = "".join(f'<option value="{key}">{words}</option>' for key, words in _ORDERS.items())
     parts.append(f'<label>order<select id="order">{options}</select></label>')
     return (
@@ -174,8 +174,9 @@ def pick(words: str, numbers: Sequence[int], meaning: str) -> str:
 
 
 def _choice(name: str, attributes: str, options: Sequence[tuple[str, str]]) -> str:
+    """name: HTML."""
     offered = "".join(f'<option value="{value}">{text(words)}</option>' for value, words in options)
     return (
-        f"<label>{text(name)}<select {attributes}>"
+        f"<label><span>{name}</span><select {attributes}>"
         f'<option value="">any</option>{offered}</select></label>'
     )

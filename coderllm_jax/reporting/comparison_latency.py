@@ -36,13 +36,13 @@ def latency_part(content: Content) -> str:
         if charts:
             title = _WAYS.get(way, str(way))
             parts.append(f'<h3>Asked {text(title)}</h3><div class="grid-2">{charts}</div>')
-    if parts:
-        words = (
-            "Each stroke is one answer; the box holds the middle half, with the median in it, and "
-            "the whiskers nine in ten."
-        )
-        parts.append(f'<p class="muted">{words}</p>')
-    return "".join(parts)
+    if not parts:
+        return ""
+    words = (
+        "Each stroke is one answer; the box holds the middle half, with the median in it, and the "
+        "whiskers nine in ten."
+    )
+    return f'<p class="muted">{words}</p>{"".join(parts)}'
 
 
 def _chart(name: str, arms: Mapping[str, Arm], of_arms: Mapping[str, Mapping]) -> str:

@@ -130,7 +130,7 @@ def _card(
         f'data-spread="{spread}" data-mean="{mean}">'
         f'<summary><span class="said">{text(question.get("question", ""))}</span>'
         f'<span class="chips">{chips}</span></summary>'
-        f'<div class="card" id="q{number}"><p class="muted said">{text(told)}</p>'
+        f'<div class="card" id="q{number}"><p class="muted small said">{text(told)}</p>'
         f"{_reference(question)}"
         f'<div class="answers">{"".join(_answer(arms[name], given[name]) for name in arms)}</div>'
         f"{_scores(arms, given, shown)}{_passages(arms, given)}</div></details>"
@@ -188,7 +188,8 @@ def _notes(given: Given) -> list[tuple[str, str]]:
     if cited := given.get("cited"):
         notes.append((f"cites {', '.join(f'[{n}]' for n in cited)}", "muted"))
     if false := given.get("num_false_citations"):
-        notes.append((f"{false} markers pointed nowhere and were removed", "bad"))
+        what = "marker that points" if false == 1 else "markers that point"
+        notes.append((f"{false} {what} nowhere, removed", "bad"))
     return notes
 
 

@@ -122,10 +122,12 @@ def _dimension_sections(content: Content) -> dict[str, tuple[str, str]]:
         name = str(each.get("name", ""))
         if name == "cost":
             continue
-        body = latency_part(content) if name == "performance" else ""
-        body += dimension_part(
+        body = dimension_part(
             content, name, leave_out=lambda figure: figure.name.startswith(_LATENCIES)
         )
+        if name == "performance" and (latencies := latency_part(content)):
+            rest = f"<h3>Throughput, tokens and memory</h3>{body}" if body else ""
+            body = f"{latencies}{rest}"
         sections[f"dimension-{place}"] = (str(each.get("label") or name), body)
     return sections
 

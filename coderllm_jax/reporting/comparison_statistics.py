@@ -39,6 +39,10 @@ _VERDICTS = {
 }
 _STATES = {"better": "good", "worse": "bad"}
 _EFFECTS = {"cohens_dz": "d", "odds_ratio": "odds ratio"}
+_COLUMNS = (
+    *("verdict on the first", "difference", "p after Holm", "effect", "smallest to be seen"),
+    "better / worse on",
+)
 _GREY = 5
 _MINUS = "\u2212"
 Row = Mapping[str, Any]
@@ -101,21 +105,11 @@ def _table(content: Content, rows: Sequence[Row]) -> str:
     for row in rows:
         key = (str(row.get("dimension", "")), str(row.get("figure", "")), str(row.get("set", "")))
         groups.setdefault(key, []).append(row)
-    heads = (
-        *(
-            "arms",
-            "verdict on the first",
-            "difference",
-            "p after Holm",
-            "effect",
-            "smallest to be seen",
-        ),
-        *("better / worse on", "of"),
-    )
-    head = "".join(f"<th>{text(each)}</th>" for each in heads)
+    head = "".join(f"<th>{text(each)}</th>" for each in ("arms", *_COLUMNS))
     body = "".join(
-        f'<tr class="group"><th colspan="{len(heads)}">{text(_group_name(content, found[0]))}</th>'
-        f"</tr>{''.join(_row(content, row) for row in found)}"
+        f'<tr class="group"><th colspan="{len(_COLUMNS) + 1}">'
+        f"{text(_group_name(content, found[0]))}</th></tr>"
+        f"{''.join(_row(content, row) for row in found)}"
         for found in groups.values()
     )
     return f'<div class="wide tests" tabindex="0"><table><tr>{head}</tr>{body}</table></div>'
@@ -139,18 +133,21 @@ def _row(content: Content, row: Row) -> str:
         items += f" in {row['num_clusters']:,} clusters"
     verdict = str(row.get("verdict", ""))
     test = str(row.get("test", "")).replace("_", " ")
-    return (
-        f"<tr><th>{text(first)} against {text(second)}</th>"
-        f'<td class="verdict {_STATES.get(verdict, "muted")}">'
-        f"{text(_VERDICTS.get(verdict, verdict))}</td>"
-        f"<td><b>{text(show(value) if value is not None else NONE)}</b>"
-        f"<small>{text(around)}</small></td>"
-        f"<td>{text(_p(row.get('adjusted_p')))}"
-        f"<small>{text(_p(row.get('p_value')))} before; {text(test)}</small></td>"
-        f"<td>{text(_effect(row))}</td>"
-        f"<td>{text(NONE if detectable is None else show_in(unit)(detectable))}</td>"
-        f"<td>{_picks(content, row, _figure_label(content, row))}</td><td>{text(items)}</td></tr>"
+    cells = (
+        text(_VERDICTS.get(verdict, verdict)),
+        f"<b>{text(show(value) if value is not None else NONE)}</b><small>{text(around)}</small>",
+        f"{text(_p(row.get('adjusted_p')))}"
+        f"<small>{text(_p(row.get('p_value')))} before; {text(test)}</small>",
+        text(_effect(row)),
+        text(NONE if detectable is None else show_in(unit)(detectable)),
+        f"{_picks(content, row, _figure_label(content, row))} of {text(items)}",
     )
+    kinds = (f"verdict {_STATES.get(verdict, 'muted')}", *[""] * (len(cells) - 1))
+    told = "".join(
+        f'<td class="{kind}" data-name="{name}">{cell}</td>'
+        for kind, name, cell in zip(kinds, _COLUMNS, cells, strict=True)
+    )
+    return f"<tr><th>{text(first)} against {text(second)}</th>{told}</tr>"
 
 
 def _figure_label(content: Content, row: Row) -> str:

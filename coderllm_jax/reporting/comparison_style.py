@@ -25,7 +25,7 @@ vertical-align:middle}
 .tests tr.group th{color:var(--ink);font-weight:600;padding-top:14px}
 svg text.name{fill:var(--c);font-weight:600;paint-order:stroke;stroke:var(--card);stroke-width:3px}
 .chart svg.strokes{width:100%;height:100%;overflow:visible}
-.strokes path{stroke:var(--c);stroke-width:1;vector-effect:non-scaling-stroke;opacity:.28}
+.strokes path{stroke:var(--c);stroke-width:1;vector-effect:non-scaling-stroke;opacity:.22}
 svg.track rect.box{fill:var(--card);fill-opacity:.75;stroke:var(--c);stroke-width:1.5}
 .median{stroke:var(--c);stroke-width:3}
 #filters{display:grid;grid-template-columns:repeat(auto-fill,minmax(170px,1fr));gap:8px 12px;
@@ -43,10 +43,12 @@ button.pick{all:unset}
 .question{margin:0;border-bottom:1px solid var(--rule)}
 .question>summary{padding:7px 0;font-weight:500;list-style-position:outside;margin-left:1.1em}
 .question>summary .said{display:block;overflow-wrap:anywhere}
-.chips{display:flex;flex-wrap:wrap;gap:0 16px;font-size:.82rem;font-weight:400}
+.chips{display:grid;grid-template-columns:repeat(auto-fit,minmax(220px,1fr));gap:0 16px;
+font-size:.82rem;font-weight:400}
 .chip span{color:var(--muted)}
 .question .card{margin:4px 0 14px;scroll-margin-top:60px}
 .question .answers{grid-template-columns:repeat(auto-fit,minmax(min(100%,230px),1fr))}
+.question .card summary{font-size:.88rem}.question details{margin-top:8px}
 .question h4{display:flex;align-items:center;margin:0 0 4px;font-size:.86rem}
 .reference h4{color:var(--muted)}
 .facts{font-size:.82rem;line-height:1.7}.facts span{color:var(--muted)}
@@ -61,7 +63,17 @@ monospace;overflow-wrap:anywhere}
 @media(max-width:560px){.use{grid-template-columns:1fr auto;gap:0 10px}.use.head{display:none}
 .use>:nth-child(1){font-weight:600}.use>:nth-child(2){grid-row:2;grid-column:1}
 .use>:nth-child(3){grid-row:1;grid-column:2}.use>:nth-child(4){grid-column:1/-1}
-#filters{grid-template-columns:1fr 1fr}.chips{gap:0 12px}}
+/* Arms keep their columns under the figure's name; a test becomes a card with named parts. */
+.figures tr,.tests tr{display:grid;gap:0 8px;padding:6px 0;border-bottom:1px solid var(--rule)}
+.figures tr{grid-template-columns:repeat(var(--arms),minmax(0,1fr))}
+.tests tr{grid-template-columns:repeat(3,minmax(0,1fr))}.tests tr:first-child{display:none}
+.wide.figures :is(th,td),.wide.tests :is(th,td){border:0;padding:2px 0;white-space:normal}
+.figures tr>:first-child,.tests th{grid-column:1/-1}
+.figures td small,.tests td small{white-space:normal}.tests td{min-width:0}
+.tests td::before{content:attr(data-name);display:block;color:var(--muted);font-size:.78rem;
+font-weight:400}
+.figures :is(th,td){font-size:.86rem}.figures td small{font-size:.74rem}
+#filters{grid-template-columns:1fr 1fr}.chips{display:flex;flex-wrap:wrap;gap:0 12px}}
 @media print{body{max-width:none;padding:0}#filters,nav{display:none}
 .question>summary{break-inside:avoid;padding:3px 0}.dot,.strokes path{
 -webkit-print-color-adjust:exact;print-color-adjust:exact}
