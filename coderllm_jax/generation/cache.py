@@ -13,6 +13,9 @@ slots. Two slots of a local layer, window 4, after turn 9 (columns are places):
 
 So a token's place is (position + offset) mod M, and one slice writes all slots at once: a write for
 each slot in turn costs as much as their attention. Keys are stored rotated by their position.
+
+Slots and KV heads share an axis: row s·G + g is head g of slot s. With an axis each, XLA reshapes
+the written cache for its product and copies all of it to do so.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from coderllm_jax.model.precision import Precision, contract
 
 
 class LayerCache(NamedTuple):
-    """One layer's keys and values, [S slots, G, M places, K] each."""
+    """One layer's keys and values, [S·G rows, M places, K] each."""
 
     keys: jax.Array
     values: jax.Array
@@ -35,7 +38,7 @@ class LayerCache(NamedTuple):
     @property
     def places(self) -> int:
         """How many positions each slot holds."""
-        return self.keys.shape[2]
+        return self.keys.shape[1]
 
 
 def empty_caches(
@@ -46,7 +49,7 @@ def empty_caches(
     for layer in range(architecture.num_layers):
         is_global = architecture.is_global(layer)
         places = max_length if is_global else min(architecture.window, max_length)
-        shape = (num_slots, architecture.num_kv_heads, places, architecture.head_size)
+        shape = (num_slots * architecture.num_kv_heads, places, architecture.head_size)
         caches.append(LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)))
     return tuple(caches)
 
@@ -68,7 +71,9 @@ def write_turn(
     place = turn % cache.places
     return LayerCache(
         *(
-            jax.lax.dynamic_update_slice_in_dim(old, new[:, :, None].astype(old.dtype), place, 2)
+            jax.lax.dynamic_update_slice_in_dim(
+                old, new.reshape(old.shape[0], 1, -1).astype(old.dtype), place, axis=1
+            )
             for old, new in zip(cache, (k_SGK, v_SGK), strict=True)
         )
     )
@@ -88,15 +93,21 @@ def write_piece(
     held_BM = positions_held(cache.places, start_B + length_B, offset_B)
     source_BM = held_BM - start_B[:, None]
     is_new_BGMK = (source_BM >= 0)[:, None, :, None]
+    rows_BG = slot_rows(slot_B, num_kv_heads=k_BLGK.shape[2])
+    take = jax.vmap(lambda new, source: jnp.take(new, source, axis=0, mode="clip"))
 
     def write(old: jax.Array, new_BLGK: jax.Array) -> jax.Array:
         # Whole rings are put together and written: a write for each token costs more.
-        rows = jax.vmap(lambda new, source: jnp.take(new, source, axis=0, mode="clip"))
-        new_BGMK = jnp.swapaxes(rows(new_BLGK.astype(old.dtype), source_BM), 1, 2)
-        ring_BGMK = jnp.where(is_new_BGMK, new_BGMK, old.at[slot_B].get(mode="clip"))
-        return old.at[slot_B].set(ring_BGMK, mode="drop")
+        new_BGMK = jnp.swapaxes(take(new_BLGK.astype(old.dtype), source_BM), 1, 2)
+        ring_BGMK = jnp.where(is_new_BGMK, new_BGMK, old.at[rows_BG].get(mode="clip"))
+        return old.at[rows_BG].set(ring_BGMK, mode="drop")
 
     return LayerCache(write(cache.keys, k_BLGK), write(cache.values, v_BLGK))
+
+
+def slot_rows(slot: jax.Array, *, num_kv_heads: int) -> jax.Array:
+    """The rows of slots [...], as [..., G]; slots past the end have rows past the end."""
+    return slot[..., None] * num_kv_heads + jnp.arange(num_kv_heads)
 
 
 def turn_rings(cache: LayerCache, by: jax.Array) -> LayerCache:
@@ -117,15 +128,14 @@ def attend_held(
     As `model.attention.attend`, whose product of one query XLA's CPU backend computes at a third
     of the rate.
     """
-    slots, heads, size = q_SHK.shape
-    groups = cache.keys.shape[1]
-    q_SGHK = (q_SHK * architecture.query_scale).reshape(slots, groups, heads // groups, size)
-    logits_SGHM = contract("sghk,sgmk->sghm", q_SGHK, cache.keys, precision).astype(jnp.float32)
+    rows, _, size = cache.keys.shape
+    q_RHK = (q_SHK * architecture.query_scale).reshape(rows, -1, size)
+    logits_RHM = contract("rhk,rmk->rhm", q_RHK, cache.keys, precision).astype(jnp.float32)
     if architecture.attention_soft_cap:
         cap = architecture.attention_soft_cap
-        logits_SGHM = cap * jnp.tanh(logits_SGHM / cap)
-    hidden = jnp.finfo(jnp.float32).min
-    logits_SGHM = jnp.where(visible_SM[:, None, None], logits_SGHM, hidden)
-    probability_SGHM = jax.nn.softmax(logits_SGHM, axis=-1)
-    mixed_SGHK = contract("sghm,sgmk->sghk", probability_SGHM, cache.values, precision)
-    return mixed_SGHK.reshape(slots, heads, size)
+        logits_RHM = cap * jnp.tanh(logits_RHM / cap)
+    visible_RM = jnp.repeat(visible_SM, architecture.num_kv_heads, axis=0)
+    logits_RHM = jnp.where(visible_RM[:, None], logits_RHM, jnp.finfo(jnp.float32).min)
+    probability_RHM = jax.nn.softmax(logits_RHM, axis=-1)
+    mixed_RHK = contract("rhm,rmk->rhk", probability_RHM, cache.values, precision)
+    return mixed_RHK.reshape(q_SHK.shape)

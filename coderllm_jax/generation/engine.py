@@ -230,7 +230,9 @@ class Engine:
         prefix = prompts[0][:length]
         if prefix.tobytes() not in self._prefixes:
             self._prefill(prefix, slot=0, start=0, end=length)
-            self._prefixes[prefix.tobytes()] = program.save_slot(self._state, 0, length)
+            self._prefixes[prefix.tobytes()] = program.save_slot(
+                self._state, 0, length, num_kv_heads=self.architecture.num_kv_heads
+            )
             if len(self._prefixes) > _PREFIXES_KEPT:
                 self._prefixes.popitem(last=False)
         return length

@@ -26,6 +26,7 @@ from coderllm_jax.generation.cache import (
     attend_held,
     empty_caches,
     positions_held,
+    slot_rows,
     turn_rings,
     write_piece,
     write_turn,
@@ -156,8 +157,9 @@ def prefill(
         if not is_first:
             held_BM = positions_held(before.places, piece.start, ring_offset_B)
             key_positions_BM = jnp.concatenate([held_BM, key_positions_BM], axis=1)
+            rows_BG = slot_rows(piece.slot, num_kv_heads=architecture.num_kv_heads)
             k, v = (
-                jnp.concatenate([jnp.swapaxes(old[piece.slot], 1, 2), new.astype(old.dtype)], 1)
+                jnp.concatenate([jnp.swapaxes(old[rows_BG], 1, 2), new.astype(old.dtype)], axis=1)
                 for old, new in zip(before, (k, v), strict=True)
             )
         mask = _visible(positions_BL, key_positions_BM, architecture, layer)
@@ -187,21 +189,25 @@ def start(state: SlotState, begin: Start) -> SlotState:
     )
 
 
-@jax.jit
-def save_slot(state: SlotState, slot: Any, end: Any) -> tuple[LayerCache, ...]:
+@functools.partial(jax.jit, static_argnames="num_kv_heads")
+def save_slot(
+    state: SlotState, slot: Any, end: Any, *, num_kv_heads: int
+) -> tuple[LayerCache, ...]:
     """A copy of one slot's rings as they would be at offset 0, each [G, M, K].
 
     end: the position at which the slot was to begin to decode when it was filled.
     """
-    kept: tuple[LayerCache, ...] = jax.tree.map(lambda leaf: leaf[slot], state.caches)
+    rows_G = slot_rows(jnp.asarray(slot), num_kv_heads=num_kv_heads)
+    kept: tuple[LayerCache, ...] = jax.tree.map(lambda leaf: leaf[rows_G], state.caches)
     return tuple(turn_rings(cache, end - state.turn) for cache in kept)
 
 
 @functools.partial(jax.jit, donate_argnames="state")
 def load_slot(state: SlotState, kept: tuple[LayerCache, ...], slot: Any, end: Any) -> SlotState:
     """Puts what `save_slot` gave into a slot that will begin to decode at position `end`."""
+    rows_G = slot_rows(jnp.asarray(slot), num_kv_heads=kept[0].keys.shape[0])
     turned = tuple(turn_rings(cache, state.turn - end) for cache in kept)
-    caches = jax.tree.map(lambda leaf, one: leaf.at[slot].set(one), state.caches, turned)
+    caches = jax.tree.map(lambda leaf, one: leaf.at[rows_G].set(one), state.caches, turned)
     return state._replace(caches=caches)
 
 

@@ -79,14 +79,15 @@ def choose_tokens(
 
 
 def likeliest(logits_SV: jax.Array) -> jax.Array:
-    """The first of each row's largest logits, int32 [S]: argmax, in two passes over the row.
+    """The first of each row's largest logits, int32 [S]: argmax in two levels, blocks and members.
 
-    XLA's CPU backend carries value and index together through argmax, which takes six times as
-    long.
+    XLA's CPU backend takes a maximum at memory's speed and argmax at a fifteenth of it.
     """
-    place_V = jnp.arange(logits_SV.shape[1], dtype=jnp.int32)
-    is_best_SV = logits_SV == jnp.max(logits_SV, axis=-1, keepdims=True)
-    return jnp.min(jnp.where(is_best_SV, place_V, logits_SV.shape[1] - 1), axis=-1)
+    blocks_SNB = _in_blocks(logits_SV, fill=-jnp.inf)
+    size = blocks_SNB.shape[2]
+    block_S = jnp.argmax(jnp.max(blocks_SNB, axis=2), axis=1)
+    chosen_SB = jnp.take_along_axis(blocks_SNB, block_S[:, None, None], axis=1)[:, 0]
+    return (block_S * size + jnp.argmax(chosen_SB, axis=1)).astype(jnp.int32)
 
 
 def _threshold(probability_SV: jax.Array, sampling: SamplingArrays) -> jax.Array:
@@ -130,10 +131,8 @@ def _draw(weight_SV: jax.Array, uniform_S: jax.Array) -> jax.Array:
     In two levels, blocks and then one block's members: one sum over 262k weights in sequence would
     cost more than the model's head, and float32 would lose the small ones at its end.
     """
-    slots, vocabulary = weight_SV.shape
-    size = 1 << ((vocabulary - 1).bit_length() // 2)
-    padded = jnp.pad(weight_SV, ((0, 0), (0, -vocabulary % size)))
-    blocks_SNB = padded.reshape(slots, -1, size)
+    blocks_SNB = _in_blocks(weight_SV, fill=0.0)
+    size = blocks_SNB.shape[2]
     sums_SN = jnp.sum(blocks_SNB, axis=2)
     block_S, rest_S = _invert(sums_SN, uniform_S * jnp.sum(sums_SN, axis=1))
     chosen_SB = jnp.take_along_axis(blocks_SNB, block_S[:, None, None], axis=1)[:, 0]
@@ -152,3 +151,11 @@ def _invert(weight_SN: jax.Array, target_S: jax.Array) -> tuple[jax.Array, jax.A
     index_S = jnp.where(jnp.any(past, axis=1), jnp.argmax(past, axis=1), last)
     here = jnp.take_along_axis(total_SN - weight_SN, index_S[:, None], axis=1)[:, 0]
     return index_S, jnp.maximum(target_S - here, 0.0)
+
+
+def _in_blocks(row_SV: jax.Array, *, fill: float) -> jax.Array:
+    """Rows as about as many blocks as a block has members, filled up at the end: [S, N, B]."""
+    slots, length = row_SV.shape
+    size = 1 << ((length - 1).bit_length() // 2)
+    padded = jnp.pad(row_SV, ((0, 0), (0, -length % size)), constant_values=fill)
+    return padded.reshape(slots, -1, size)
