@@ -48,7 +48,7 @@ _RANK = flags.DEFINE_integer("rank", 16, "The adapters' rank.", lower_bound=1)
 # Steps of an arm that turns out slow end here; three or so are timed at least.
 _STEPPING_S = 12.0
 # What an arm is not begun without: less and it would be cut for nothing.
-_LEAST_S = 20.0
+LEAST_S = 20.0
 # Characters of a failed arm's output that go to the log.
 _LAST_WORDS = 3000
 
@@ -126,7 +126,7 @@ def all_arms(*, quick: bool) -> list[Arm]:
 # --- running ------------------------------------------------------------------------------------
 
 
-class _Started(NamedTuple):
+class Started(NamedTuple):
     """An arm's process, which imports and waits."""
 
     arm: Arm
@@ -135,7 +135,8 @@ class _Started(NamedTuple):
     errors: Path
 
 
-def _start(arm: Arm, folder: Path) -> _Started:
+def start(arm: Arm, folder: Path) -> Started:
+    """Starts the arm's process, which waits for `finish` or `drop`."""
     stem = arm.name.replace("/", "_")
     output, errors = folder / f"{stem}.json", folder / f"{stem}.err"
     job = {
@@ -162,17 +163,19 @@ def _start(arm: Arm, folder: Path) -> _Started:
             env=environment,
             text=True,
         )
-    return _Started(arm, process, output, errors)
+    return Started(arm, process, output, errors)
 
 
-def _finish(started: _Started, *, limit_s: float) -> dict[str, Any]:
+def finish(
+    started: Started, *, limit_s: float, orders: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Lets the process go and waits for its result; {"error": …} where there is none.
 
-    Of an arm that is cut short, what it has written so far counts.
+    Of an arm that is cut short, what it has written so far counts. orders: see `run_arm`.
     """
     process = started.process
     try:
-        process.communicate("go\n", timeout=limit_s)
+        process.communicate(json.dumps(orders or {}) + "\n", timeout=limit_s)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -199,22 +202,22 @@ def why(errors: str, code: int) -> str:
 def measure_all(arms: Sequence[Arm], folder: Path, *, begin: float) -> dict[str, dict[str, Any]]:
     """Runs the arms one after another; the result of each by its name."""
     found: dict[str, dict[str, Any]] = {}
-    waiting: _Started | None = None
+    waiting: Started | None = None
     for i, arm in enumerate(arms):
         reason = _left_out(arm, found, begin=begin)
         if reason:
             found[arm.name] = {"error": reason}
             if waiting:
-                _drop(waiting)
+                drop(waiting)
                 waiting = None
         else:
-            started = waiting or _start(arm, folder)
-            waiting = _start(arms[i + 1], folder) if i + 1 < len(arms) else None
+            started = waiting or start(arm, folder)
+            waiting = start(arms[i + 1], folder) if i + 1 < len(arms) else None
             left_s = _BUDGET_S.value - (time.perf_counter() - begin)
             before = time.perf_counter()
-            result = _finish(started, limit_s=min(arm.limit_s, left_s))
+            result = finish(started, limit_s=min(arm.limit_s, left_s))
             found[arm.name] = result | {"wall_s": time.perf_counter() - before}
-        print(f"{arm.name}: {_in_short(found[arm.name])}", flush=True)
+        print(f"{arm.name}: {in_short(found[arm.name])}", flush=True)
         if _LOG.value:
             with Path(_LOG.value).open("a") as stream:
                 stream.write(json.dumps({"arm": arm.name, **found[arm.name]}) + "\n")
@@ -223,14 +226,14 @@ def measure_all(arms: Sequence[Arm], folder: Path, *, begin: float) -> dict[str,
 
 def _left_out(arm: Arm, found: Mapping[str, dict[str, Any]], *, begin: float) -> str:
     """Why the arm is not begun; empty where it is."""
-    if _BUDGET_S.value - (time.perf_counter() - begin) < _LEAST_S:
+    if _BUDGET_S.value - (time.perf_counter() - begin) < LEAST_S:
         return "not reached: the time was used up"
     if arm.needs_fused and "check" in found and not fused_is_right(found["check"]):
         return "fused attention is not right on this device (see check)"
     return ""
 
 
-def _drop(started: _Started) -> None:
+def drop(started: Started) -> None:
     """Ends a process that only waits: its input ends without the word."""
     assert started.process.stdin is not None
     started.process.stdin.close()
@@ -243,7 +246,8 @@ def fused_is_right(check: Mapping[str, Any]) -> bool:
     return bool(attention) and all(cell.get("fused", {}).get("ok") for cell in attention.values())
 
 
-def _in_short(result: Mapping[str, Any]) -> str:
+def in_short(result: Mapping[str, Any]) -> str:
+    """A result as its line on the terminal."""
     if "error" in result:
         return str(result["error"])
     if "step_s" in result:

@@ -196,13 +196,21 @@ def rates(timing: Mapping[str, Any], cell: Cell, *, device: str) -> dict[str, An
 def run_arm(import_libraries: Callable[[Job], None], measure: Callable[[Job], Any]) -> None:
     """The body of an arm's process.
 
-    Imports while the arm before is still at work, and touches the device once it is told to go.
+    Imports while the arm before is still at work, and touches the device once it is told to go:
+    by a line of JSON, which may name another cell, other options and flags for XLA.
     """
     fields = json.loads(sys.argv[1])
     job = Job(**fields | {"cell": Cell(*fields["cell"])})
     import_libraries(job)
-    if not sys.stdin.readline():
+    line = sys.stdin.readline()
+    if not line:
         return  # whoever started this is gone
+    orders = json.loads(line)
+    # Read when a device is first touched, not at the import.
+    os.environ["XLA_FLAGS"] = orders.get("xla_flags", "")
+    job = job._replace(
+        cell=Cell(*orders.get("cell", job.cell)), options=orders.get("options", job.options)
+    )
     found = measure(job)
     write_result(job, found._asdict() if isinstance(found, Timing) else found)
 

@@ -32,7 +32,8 @@ from coderllm_jax.model.architecture import Architecture
 # Of the reference's norm. bfloat16 operands land between 1e-3 and 1e-2.
 _TOLERANCE = 2e-2
 _SAME_LOSS = 1e-3
-_REPEATS = 10
+_REPEATS = 5
+_QUEUED = 10
 
 Pull = Callable[..., Any]
 
@@ -62,36 +63,48 @@ def _tried(check: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {"error": f"{type(error).__name__}: {str(error)[:500]}"}
 
 
-def _timed(function: Callable[..., Any], *arguments: Any) -> float:
-    """Median seconds of a compiled function."""
+def timed(function: Callable[..., Any], *arguments: Any) -> float:
+    """Seconds a call of a compiled function, as the device works through a queue of them.
+
+    Waiting for each would count the way there and back: half a millisecond on some machines, a
+    quarter of the largest product here.
+    """
     import jax
 
     jax.block_until_ready(function(*arguments))
     seconds = []
     for _ in range(_REPEATS):
         begin = time.perf_counter()
-        jax.block_until_ready(function(*arguments))
-        seconds.append(time.perf_counter() - begin)
+        results = [function(*arguments) for _ in range(_QUEUED)]
+        jax.block_until_ready(results)
+        seconds.append((time.perf_counter() - begin) / _QUEUED)
     return statistics.median(seconds)
 
 
 def describe_devices(size: int) -> dict[str, Any]:
     """The device's name and the rate of a product of [size, size] matrices."""
     import jax
-    import jax.numpy as jnp
 
     device = jax.devices()[0]
-    x, y = (
-        jax.random.normal(key, (size, size), jnp.bfloat16)
-        for key in jax.random.split(jax.random.key(0))
-    )
-    seconds = _timed(jax.jit(jnp.matmul), x, y)
     return {
         "kind": device.device_kind,
         "platform": device.platform,
         "jax": jax.__version__,
-        "matrix_flops_per_s": 2 * size**3 / seconds,
+        "matrix_flops_per_s": product_rate(size, size, size),
     }
+
+
+def product_rate(rows: int, inner: int, columns: int) -> float:
+    """FLOP/s of a product of [rows, inner] and [inner, columns] in bfloat16."""
+    import jax
+    import jax.numpy as jnp
+
+    keys = jax.random.split(jax.random.key(0))
+    shapes = (rows, inner), (inner, columns)
+    x, y = (
+        jax.random.normal(key, shape, jnp.bfloat16) for key, shape in zip(keys, shapes, strict=True)
+    )
+    return 2 * rows * inner * columns / timed(jax.jit(jnp.matmul), x, y)
 
 
 # --- training -----------------------------------------------------------------------------------
@@ -158,7 +171,7 @@ def compare_attention(cell: Cell) -> dict[str, Any]:
             entry = found.setdefault(name, {})
             try:
                 errors = [_error(x, y) for x, y in zip(pull(*arguments), wanted, strict=True)]
-                entry[kind] = {"errors": errors, "seconds": _timed(pull, *arguments)}
+                entry[kind] = {"errors": errors, "seconds": timed(pull, *arguments)}
             except Exception as error:  # noqa: BLE001 - a kernel that does not compile is a result
                 entry[kind] = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
     for entry in found.values():
@@ -181,7 +194,7 @@ def _ways_to_attend(architecture: Architecture) -> dict[str, Pull]:
     import jax.numpy as jnp
 
     from coderllm_jax.model.attention import attend, packed_masks
-    from coderllm_jax.model.fused_attention import BLOCKS, Blocks, attend_spans, packed_spans
+    from coderllm_jax.model.fused_attention import attend_spans, packed_spans
     from coderllm_jax.model.precision import FLOAT32, PRECISIONS
 
     short = PRECISIONS["bfloat16"]
@@ -198,12 +211,9 @@ def _ways_to_attend(architecture: Architecture) -> dict[str, Pull]:
 
         return forward
 
-    def fused(blocks: Blocks) -> Callable[..., Any]:
-        def forward(q: Any, k: Any, v: Any, *where: Any) -> Any:
-            spans = seen(packed_spans, *where)
-            return attend_spans(q, k, v, spans, scale=scale, precision=short, blocks=blocks)
-
-        return forward
+    def fused(q: Any, k: Any, v: Any, *where: Any) -> Any:
+        spans = seen(packed_spans, *where)
+        return attend_spans(q, k, v, spans, scale=scale, precision=short)
 
     def cudnn(q: Any, k: Any, v: Any, *where: Any) -> Any:
         mask = seen(packed_masks, *where)[:, None]
@@ -219,16 +229,11 @@ def _ways_to_attend(architecture: Architecture) -> dict[str, Pull]:
 
         return both
 
-    others = {
-        "fused_128_64": Blocks(128, 64, 64, 64, 8, 2),
-        "fused_64_4_warps": Blocks(64, 64, 64, 32, 4, 2),
-    }
     return {
         "exact": pulled(dense(FLOAT32), jnp.float32),
-        "fused": pulled(fused(BLOCKS)),
+        "fused": pulled(fused),
         "dense": pulled(dense(short)),
         "cudnn": pulled(cudnn),
-        **{name: pulled(fused(blocks)) for name, blocks in others.items()},
     }
 
 

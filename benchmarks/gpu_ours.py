@@ -1,12 +1,17 @@
 """Our training step as an arm of `benchmarks.gpu`: random weights, everything else as in a run.
 
-Options are fields of the configuration's section `step`.
+Options are fields of the configuration's section `step`, and what `benchmarks.gpu_variants` tries:
+
+    head      fields of `loss.HeadOptions`, in place of what the device would choose
+    blocks    `fused_attention.Blocks`, a list of four numbers for each kernel
+    profile   whether two more steps are traced, and their kernels' seconds noted
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import tempfile
 import time
 from typing import Any
 
@@ -18,7 +23,11 @@ from benchmarks.gpu_cells import (
     packed_batch,
     run_arm,
     time_steps,
+    write_result,
 )
+from benchmarks.gpu_kernels import kernel_seconds
+
+_OURS = ("head", "blocks", "profile")
 
 
 def import_libraries(job: Job) -> None:
@@ -75,16 +84,32 @@ def peak_bytes() -> int | None:
 
 def training_config(job: Job) -> Any:
     """The default configuration with the cell's shape, the job's rank and the arm's options."""
-    from coderllm_jax.config.training import LoraSection, StepSection, TrainingConfig
+    from coderllm_jax.config.training import DataSection, LoraSection, StepSection, TrainingConfig
 
     # On a CPU `auto` would not take the path that a GPU takes.
     options = {"precision": "bfloat16" if job.platform == "cpu" else "auto", **job.options}
+    for name in _OURS:
+        options.pop(name, None)
     return TrainingConfig(
         model_name="random",
         batch_size=job.cell.rows,
+        data=dataclasses.replace(DataSection(), sequence_length=job.cell.length),
         lora=dataclasses.replace(LoraSection(), rank=job.rank, alpha=float(job.rank)),
         step=dataclasses.replace(StepSection(), **options),
     )
+
+
+def set_what_no_run_can(options: dict[str, Any]) -> None:
+    """Puts the tried head and blocks in the place of the device's; before a program is built."""
+    from coderllm_jax.model import fused_attention
+    from coderllm_jax.training import step
+
+    if "blocks" in options:
+        cuts = (fused_attention.Cut(*cut) for cut in options["blocks"])
+        fused_attention.BLOCKS = fused_attention.Blocks(*cuts)
+    if "head" in options:
+        original = step.HeadOptions
+        step.HeadOptions = lambda **fields: original(**{**fields, **options["head"]})
 
 
 def measure(job: Job) -> Timing:
@@ -95,6 +120,7 @@ def measure(job: Job) -> Timing:
     from coderllm_jax.model.sharding import make_mesh
     from coderllm_jax.training.step import build_program
 
+    set_what_no_run_can(job.options)
     config, architecture = training_config(job), MODELS[job.cell.model]
     mesh = make_mesh(config.mesh)
     model = LoadedModel(
@@ -115,7 +141,26 @@ def measure(job: Job) -> Timing:
         state, metrics = program.train_step(state, batch)
         return float(metrics.loss)
 
-    return time_steps(step, job, started=started, peak_bytes=peak_bytes, notes=program.description)
+    notes = program.description
+    timing = time_steps(step, job, started=started, peak_bytes=peak_bytes, notes=notes)
+    if job.options.get("profile"):
+        write_result(job, timing._asdict())
+        timing = timing._replace(notes={**notes, "profile": profiled(step)})
+    return timing
+
+
+def profiled(step: Any) -> dict[str, Any]:
+    """Where two steps' time goes; why not, where the device does not tell."""
+    import jax
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with jax.profiler.trace(folder):
+                for _ in range(2):
+                    step()
+            return kernel_seconds(folder)
+        except Exception as error:  # noqa: BLE001 - the figures do not hang on it
+            return {"error": f"{type(error).__name__}: {str(error)[:300]}"}
 
 
 if __name__ == "__main__":

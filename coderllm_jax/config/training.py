@@ -120,13 +120,13 @@ class StepSection(Section):
     remat: str = option(
         "auto",
         "What backward recomputes in each block: nothing, everything, or all but the projections. "
-        "auto: projections on a CPU, block on accelerators.",
+        "auto: projections on a CPU, and on GPUs of one process where they fit; else block.",
         choices=("auto", "none", "block", "projections"),
     )
     attention: str = option(
         "auto",
         "dense; fused (a flash kernel for NVIDIA GPUs, one device; dense where it does not apply). "
-        "auto: dense.",
+        "auto: fused on one data-centre GPU of NVIDIA's, where it applies; else dense.",
         choices=("auto", "dense", "fused"),
     )
     scan_blocks: str = option(

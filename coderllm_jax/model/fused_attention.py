@@ -34,6 +34,9 @@ from jax.experimental.pallas import triton
 from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.model.precision import Precision
 
+# NVIDIA's data-centre parts since 2020, by compute capability: their blocks of threads have 163 KiB
+# of shared memory and more. The kernels need 104 KiB at heads of 256; others have 99 KiB.
+_CAPABILITIES = ("8.0", "9.0", "10.0", "10.3")
 # Where a block of 16 x 16 is the smallest that the matrix units take.
 _SMALLEST_HEAD = 16
 _HIDDEN = -1e30  # finite: a difference of two of them must not be NaN
@@ -47,23 +50,30 @@ class Spans(NamedTuple):
     last: jax.Array
 
 
+class Cut(NamedTuple):
+    """How a kernel is cut: a program's own rows, others at one time, warps, pipeline stages."""
+
+    own: int
+    other: int
+    warps: int
+    stages: int
+
+
 class Blocks(NamedTuple):
-    """How the kernels are cut: rows of queries and of keys at one time, warps, pipeline stages.
+    """The three kernels' cuts. A length must be a multiple of all rows; `fitting` sees to it."""
 
-    A length must be a multiple of all four sizes; `fitting` halves them until it is.
-    """
-
-    forward_queries: int = 64
-    forward_keys: int = 64
-    backward_own: int = 64
-    backward_other: int = 32
-    warps: int = 8
-    stages: int = 2
+    forward: Cut = Cut(64, 64, 8, 2)
+    query_gradient: Cut = Cut(64, 32, 8, 2)
+    key_value_gradient: Cut = Cut(64, 32, 8, 2)
 
     def fitting(self, length: int) -> Blocks:
-        """The same, with sizes that divide `length`."""
-        sizes = {name: math.gcd(getattr(self, name), length) for name in self._fields[:4]}
-        return self._replace(**sizes)
+        """The same, with rows that divide `length`."""
+        return Blocks(
+            *(
+                cut._replace(own=math.gcd(cut.own, length), other=math.gcd(cut.other, length))
+                for cut in self
+            )
+        )
 
 
 BLOCKS = Blocks()
@@ -104,6 +114,15 @@ def can_fuse(architecture: Architecture, precision: Precision, *, length: int) -
     )
 
 
+def can_launch(device: jax.Device) -> bool:
+    """Whether the kernels were made for such a device."""
+    return (
+        device.platform == "gpu"
+        and device.device_kind.startswith("NVIDIA")
+        and str(getattr(device, "compute_capability", "")) in _CAPABILITIES
+    )
+
+
 def attend_spans(
     q_BLHK: jax.Array,
     k_BLGK: jax.Array,
@@ -112,14 +131,15 @@ def attend_spans(
     *,
     scale: float,
     precision: Precision,
-    blocks: Blocks = BLOCKS,
+    blocks: Blocks | None = None,
 ) -> jax.Array:
     """Grouped-query self-attention [B, L, H, K] within spans; softmax and sums in float32.
 
-    Differentiable in q, k and v. The result has the precision's carried format.
+    Differentiable in q, k and v. The result has the precision's carried format. blocks: BLOCKS
+    where nobody says.
     """
     q, k, v = (x.astype(precision.operands) for x in (q_BLHK, k_BLGK, v_BLGK))
-    mixed = _attend(q, k, v, spans, _Setting(scale, blocks.fitting(q.shape[1])))
+    mixed = _attend(q, k, v, spans, _Setting(scale, (blocks or BLOCKS).fitting(q.shape[1])))
     return mixed.astype(precision.carried)
 
 
@@ -159,19 +179,19 @@ def _forward(
 ) -> tuple[jax.Array, jax.Array]:
     """Output like q, and log2 of each softmax's sum of powers of two, float32 [B, H, L]."""
     b, length, heads, size = q.shape
-    blocks = setting.blocks
-    rows = blocks.forward_queries
+    cut = setting.blocks.forward
+    rows = cut.own
     own, whole = _views(length, size, group=heads // k.shape[2])
     return _launch(
         functools.partial(
-            _forward_kernel, scale=setting.scale, block_queries=rows, block_keys=blocks.forward_keys
+            _forward_kernel, scale=setting.scale, block_queries=rows, block_keys=cut.other
         ),
         (q, k, v, spans.first),
         grid=(length // rows, b, heads),
         in_specs=[own.rows(rows), whole.key_rows, whole.key_rows, whole.scalars],
         out_specs=[own.rows(rows), own.figures(rows)],
         out_shape=[q, jax.ShapeDtypeStruct((b, heads, length), jnp.float32)],
-        blocks=blocks,
+        cut=cut,
         name="packed_attention",
     )
 
@@ -179,15 +199,15 @@ def _forward(
 def _query_gradient(arrays: tuple, setting: _Setting) -> jax.Array:
     q, k = arrays[:2]
     b, length, heads, size = q.shape
-    blocks = setting.blocks
-    rows = blocks.backward_own
+    cut = setting.blocks.query_gradient
+    rows = cut.own
     own, whole = _views(length, size, group=heads // k.shape[2])
     (ct_q,) = _launch(
         functools.partial(
             _query_gradient_kernel,
             scale=setting.scale,
             block_queries=rows,
-            block_keys=blocks.backward_other,
+            block_keys=cut.other,
         ),
         (*arrays[:5], *arrays[6:]),
         grid=(length // rows, b, heads),
@@ -202,7 +222,7 @@ def _query_gradient(arrays: tuple, setting: _Setting) -> jax.Array:
         ],
         out_specs=[own.rows(rows)],
         out_shape=[q],
-        blocks=blocks,
+        cut=cut,
         name="packed_attention_dq",
     )
     return ct_q
@@ -211,8 +231,8 @@ def _query_gradient(arrays: tuple, setting: _Setting) -> jax.Array:
 def _key_value_gradient(arrays: tuple, setting: _Setting) -> tuple[jax.Array, jax.Array]:
     q, k = arrays[:2]
     b, length, heads, size = q.shape
-    groups, blocks = k.shape[2], setting.blocks
-    rows = blocks.backward_own
+    groups, cut = k.shape[2], setting.blocks.key_value_gradient
+    rows = cut.own
     own, whole = _views(length, size, group=heads // groups)
     # Each query head writes its own share: heads of a group run side by side.
     shares = _launch(
@@ -220,7 +240,7 @@ def _key_value_gradient(arrays: tuple, setting: _Setting) -> tuple[jax.Array, ja
             _key_value_gradient_kernel,
             scale=setting.scale,
             block_keys=rows,
-            block_queries=blocks.backward_other,
+            block_queries=cut.other,
         ),
         arrays,
         grid=(length // rows, b, heads),
@@ -236,7 +256,7 @@ def _key_value_gradient(arrays: tuple, setting: _Setting) -> tuple[jax.Array, ja
         ],
         out_specs=[own.rows(rows), own.rows(rows)],
         out_shape=[q, q],
-        blocks=blocks,
+        cut=cut,
         name="packed_attention_dkv",
     )
 
@@ -303,7 +323,7 @@ def _launch(
     in_specs: list,
     out_specs: list,
     out_shape: list,
-    blocks: Blocks,
+    cut: Cut,
     name: str,
 ) -> Any:
     shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in out_shape]
@@ -315,7 +335,7 @@ def _launch(
             in_specs=in_specs,
             out_specs=out_specs,
             out_shape=shapes,
-            compiler_params=triton.CompilerParams(num_warps=blocks.warps, num_stages=blocks.stages),
+            compiler_params=triton.CompilerParams(num_warps=cut.warps, num_stages=cut.stages),
             interpret=interpret,
             name=name,
         )(*operands)

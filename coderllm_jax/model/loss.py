@@ -21,7 +21,8 @@ the vocabulary and the running (m, s, g) are combined.
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,8 @@ from coderllm_jax.model.sharding import (
     gather_embedding,
     vocabulary_axis,
 )
+
+Carry = TypeVar("Carry")
 
 
 class LossSums(NamedTuple):
@@ -48,12 +51,15 @@ class HeadOptions(NamedTuple):
     """How the head is walked: C supervised positions by W vocabulary rows at a time.
 
     512 x 1,024 keeps a block of logits in a CPU core's cache: 330 GFLOP/s against 280 for whole
-    rows of the vocabulary (benchmarks). train_embedding: whether E owes a gradient.
+    rows of the vocabulary (benchmarks). tokens_per_last_chunk: where the last chunk would be half
+    empty or more, what is left is walked in chunks of this size, if it divides half a chunk;
+    0: in one as large as the others. train_embedding: whether E owes a gradient.
     """
 
     precision: Precision
     soft_cap: float = 0.0
     tokens_per_chunk: int = 512
+    tokens_per_last_chunk: int = 0
     vocabulary_block: int = 1024
     train_embedding: bool = False
 
@@ -177,7 +183,7 @@ def _embedding_gradient(arrays: tuple[jax.Array, ...], *, options: HeadOptions) 
 
 
 class _Chunks(NamedTuple):
-    """A shard's positions, supervised ones first, in chunks of C (the last one padded)."""
+    """A shard's positions, supervised ones first, in chunks of C, then of E (padded)."""
 
     hidden_TD: jax.Array
     targets_T: jax.Array
@@ -185,20 +191,43 @@ class _Chunks(NamedTuple):
     order: jax.Array  # [T rounded up to C], indices into T; T itself marks padding
     num_supervised: jax.Array
     size: int  # C
+    last_size: int  # E, which divides half of C; or C
 
-    @property
-    def num_chunks(self) -> jax.Array:
-        return (self.num_supervised + self.size - 1) // self.size
+    def walk(self, body: Callable[[jax.Array, Carry], Carry], start: Carry) -> Carry:
+        """Folds `body(rows, carry)` over all chunks; rows are indices into T, [C] or [E]."""
+        # Half a chunk or less at the end is left to small ones: two or more of them are cheaper.
+        most_left = self.size // 2 if self.last_size < self.size else 0
+        num_large = (self.num_supervised + self.size - most_left - 1) // self.size
+        carry = self._fold(body, start, size=self.size, begin=0, number=num_large)
+        if not most_left:
+            return carry
+        begin = num_large * self.size
+        left = jnp.maximum(self.num_supervised - begin, 0)
+        number = (left + self.last_size - 1) // self.last_size
+        return self._fold(body, carry, size=self.last_size, begin=begin, number=number)
 
-    def rows(self, i: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_slice_in_dim(self.order, i * self.size, self.size)
+    def _fold(
+        self,
+        body: Callable[[jax.Array, Carry], Carry],
+        carry: Carry,
+        *,
+        size: int,
+        begin: jax.Array | int,
+        number: jax.Array,
+    ) -> Carry:
+        def step(i: jax.Array, carry: Carry) -> Carry:
+            return body(jax.lax.dynamic_slice_in_dim(self.order, begin + i * size, size), carry)
+
+        return jax.lax.fori_loop(0, number, step, carry)
 
 
 def _compact(
-    hidden_BLD: jax.Array, targets_BL: jax.Array, weights_BL: jax.Array, size: int
+    hidden_BLD: jax.Array, targets_BL: jax.Array, weights_BL: jax.Array, options: HeadOptions
 ) -> _Chunks:
     total = targets_BL.size
-    size = min(size, total)
+    size = min(options.tokens_per_chunk, total)
+    last_size = options.tokens_per_last_chunk
+    has_last_size = last_size > 0 and size % (2 * last_size) == 0
     weights_T = weights_BL.reshape(total).astype(jnp.float32)
     order = jnp.argsort(weights_T <= 0, stable=True).astype(jnp.int32)
     return _Chunks(
@@ -208,6 +237,7 @@ def _compact(
         order=jnp.pad(order, (0, -total % size), constant_values=total),
         num_supervised=jnp.sum(weights_T > 0, dtype=jnp.int32),
         size=size,
+        last_size=last_size if has_last_size else size,
     )
 
 
@@ -263,12 +293,11 @@ def _walk_shard(
     tensor_axis: str | None,
     want_gradient: bool,
 ) -> _Walk:
-    chunks = _compact(hidden_BLD, targets_BL, weights_BL, options.tokens_per_chunk)
+    chunks = _compact(hidden_BLD, targets_BL, weights_BL, options)
     total, width = chunks.hidden_TD.shape
 
-    def chunk(i: jax.Array, carry: tuple) -> tuple:
+    def chunk(rows: jax.Array, carry: tuple) -> tuple:
         loss, correct, gradient_TD, normalizer_T = carry
-        rows = chunks.rows(i)
         weight_C = _take(chunks.weights_T, rows)
         found = _walk_vocabulary(
             _take(chunks.hidden_TD, rows),
@@ -297,7 +326,7 @@ def _walk_shard(
         jnp.zeros((total, width if want_gradient else 0), hidden_BLD.dtype),
         jnp.zeros((total,), jnp.float32),
     )
-    loss, correct, gradient_TD, normalizer_T = jax.lax.fori_loop(0, chunks.num_chunks, chunk, start)
+    loss, correct, gradient_TD, normalizer_T = chunks.walk(chunk, start)
     return _Walk(
         loss=loss[None],
         correct=correct[None],
@@ -396,14 +425,13 @@ def _embedding_gradient_shard(
     options: HeadOptions,
     tensor_axis: str | None,
 ) -> jax.Array:
-    chunks = _compact(hidden_BLD, targets_BL, weights_BL, options.tokens_per_chunk)
+    chunks = _compact(hidden_BLD, targets_BL, weights_BL, options)
     normalizer_T = log_normalizer_BL.reshape(-1)
     blocks = _blocks(embedding_VD, options)
     wide = options.precision._replace(carried=jnp.dtype("float32"))
     offset = jax.lax.axis_index(tensor_axis) * blocks.vocabulary if tensor_axis else 0
 
-    def chunk(i: jax.Array, gradient_VD: jax.Array) -> jax.Array:
-        rows = chunks.rows(i)
+    def chunk(rows: jax.Array, gradient_VD: jax.Array) -> jax.Array:
         h_CD = _take(chunks.hidden_TD, rows).astype(options.precision.operands)
         weight_C = _take(chunks.weights_T, rows)
         normalizer_C = _take(normalizer_T, rows)
@@ -423,4 +451,4 @@ def _embedding_gradient_shard(
         return jax.lax.fori_loop(0, blocks.num_blocks, block, gradient_VD)
 
     start = jnp.zeros(embedding_VD.shape, jnp.float32)
-    return jax.lax.fori_loop(0, chunks.num_chunks, chunk, start)
+    return chunks.walk(chunk, start)

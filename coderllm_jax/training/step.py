@@ -24,11 +24,12 @@ from jax.sharding import PartitionSpec as P
 
 from coderllm_jax.config.training import TrainingConfig
 from coderllm_jax.model.architecture import Architecture
-from coderllm_jax.model.forward import ForwardOptions, Remat, hidden_states
+from coderllm_jax.model.forward import Attention, ForwardOptions, Remat, hidden_states
+from coderllm_jax.model.fused_attention import can_fuse, can_launch
 from coderllm_jax.model.load import LoadedModel
 from coderllm_jax.model.lora import init_adapters
 from coderllm_jax.model.loss import HeadOptions, LossSums, cross_entropy
-from coderllm_jax.model.precision import resolve_precision
+from coderllm_jax.model.precision import Precision, resolve_precision
 from coderllm_jax.model.sharding import (
     BATCH_AXES,
     batch_sharding,
@@ -43,6 +44,7 @@ from coderllm_jax.model.sharding import (
 from coderllm_jax.records import PackedBatch
 from coderllm_jax.training import guard
 from coderllm_jax.training.control import Control, agree, put_control
+from coderllm_jax.training.memory import Work, projections_fit
 from coderllm_jax.training.optimizer import make_optimizer, make_schedule
 
 
@@ -116,7 +118,7 @@ def build_program(
     """
     architecture, weights = model.architecture, model.weights
     mesh = make_mesh(config.mesh) if mesh is None else mesh
-    recipe = _recipe(config, architecture, platform=mesh.devices.flat[0].platform)
+    recipe = _recipe(config, architecture, mesh=mesh)
     schedule = make_schedule(
         config.optimizer, learning_rate=config.learning_rate, num_steps=num_steps
     )
@@ -190,22 +192,21 @@ def build_program(
     )
 
 
-def _recipe(config: TrainingConfig, architecture: Architecture, *, platform: str) -> _Recipe:
+def _recipe(config: TrainingConfig, architecture: Architecture, *, mesh: Mesh) -> _Recipe:
+    platform = mesh.devices.flat[0].platform
     precision = resolve_precision(config.step.precision, platform)
     full = not config.lora.enabled
     scan = {"on": True, "off": False, "auto": True}[config.step.scan_blocks]
-    # On CPUs recomputing norms, gelu and softmax costs less than fetching their pages: a third
-    # less memory and no slower. Accelerators are short of memory first: the whole block.
-    auto_remat: Remat = "projections" if platform == "cpu" else "block"
-    remat = auto_remat if config.step.remat == "auto" else cast(Remat, config.step.remat)
-    # A CPU core's cache wants small blocks; an accelerator's matrix units want large ones.
-    tokens, block = (512, 1024) if platform == "cpu" else (2048, 16_384)
+    attention = _choose_attention(config, architecture, precision, mesh=mesh)
+    # A CPU core's cache wants small blocks; an accelerator's matrix units want large ones, and a
+    # large chunk that is mostly empty at the end costs them as much as a full one.
+    tokens, last, block = (512, 0, 1024) if platform == "cpu" else (2048, 256, 16_384)
     return _Recipe(
         architecture=architecture,
         forward=ForwardOptions(
             precision=precision,
-            attention="fused" if config.step.attention == "fused" else "dense",
-            remat=remat,
+            attention=attention,
+            remat=_choose_remat(config, architecture, precision, attention=attention, mesh=mesh),
             scan_blocks=scan,
             lora_scale=0.0 if full else config.lora.alpha / config.lora.rank,
             lora_dropout=0.0 if full else config.lora.dropout,
@@ -214,6 +215,7 @@ def _recipe(config: TrainingConfig, architecture: Architecture, *, platform: str
             precision=precision,
             soft_cap=architecture.final_soft_cap,
             tokens_per_chunk=config.step.loss_tokens_per_chunk or tokens,
+            tokens_per_last_chunk=last,
             vocabulary_block=block,
             train_embedding=full,
         ),
@@ -222,6 +224,56 @@ def _recipe(config: TrainingConfig, architecture: Architecture, *, platform: str
         skip_spikes=config.safety.skip_spikes,
         seed=config.seed,
     )
+
+
+def _choose_attention(
+    config: TrainingConfig, architecture: Architecture, precision: Precision, *, mesh: Mesh
+) -> Attention:
+    """Fused where one device can and should; what `hidden_states` will really do.
+
+    On a CPU only where it is asked for: the kernels are interpreted there, for tests.
+    """
+    asked = config.step.attention
+    possible = mesh.size == 1 and can_fuse(
+        architecture, precision, length=config.data.sequence_length
+    )
+    wanted = asked == "fused" or (asked == "auto" and can_launch(mesh.devices.flat[0]))
+    return "fused" if possible and wanted else "dense"
+
+
+def _choose_remat(
+    config: TrainingConfig,
+    architecture: Architecture,
+    precision: Precision,
+    *,
+    attention: Attention,
+    mesh: Mesh,
+) -> Remat:
+    """What backward computes again, where nobody says.
+
+    On CPUs recomputing norms, gelu and softmax costs less than fetching their pages: a third less
+    memory and no slower than nothing. On a GPU keeping the projections saves a quarter of a step,
+    if they fit (see `memory`). Other accelerators are short of memory first: the whole block.
+    """
+    if config.step.remat != "auto":
+        return cast(Remat, config.step.remat)
+    device = mesh.devices.flat[0]
+    if device.platform == "cpu":
+        return "projections"
+    # Processes would have to agree on what they found: their devices' limits may differ a little.
+    if device.platform != "gpu" or jax.process_count() > 1:
+        return "block"
+    rows = config.batch_size // config.optimizer.accumulation_steps
+    work = Work(
+        rows=-(-rows // row_multiple(mesh)),
+        length=config.data.sequence_length,
+        precision=precision,
+        attention=attention,
+        adapted=config.lora.targets if config.lora.enabled else None,
+        rank=config.lora.rank,
+        weight_parts=mesh.shape["fsdp"] * mesh.shape["tensor"],
+    )
+    return "projections" if projections_fit(architecture, work, device=device) else "block"
 
 
 def _key(seed: int, purpose: Literal["init", "dropout"]) -> jax.Array:

@@ -67,9 +67,10 @@ def test_flops_by_hand():
 
 def test_flops_are_those_that_the_step_describes():
     from coderllm_jax.config.training import TrainingConfig
+    from coderllm_jax.model.sharding import make_mesh
     from coderllm_jax.training import step
 
-    recipe = step._recipe(TrainingConfig(), GEMMA3_4B, platform="gpu")
+    recipe = step._recipe(TrainingConfig(), GEMMA3_4B, mesh=make_mesh(TrainingConfig().mesh))
     token, loss_token = step._flops(recipe)
     counts = Counts(positions=100, tokens=100, supervised=40)
     assert needed_flops(GEMMA3_4B, counts) == 100 * token + 40 * loss_token
@@ -175,7 +176,7 @@ class FakeProcess:
         self.closed = False
 
     def communicate(self, word, timeout):
-        assert word == "go\n"
+        assert json.loads(word) == {}
         assert timeout > 0
         self.returncode = 0 if self.answer else 1
         if self.answer:
@@ -203,9 +204,9 @@ def test_what_is_measured_is_written_as_it_comes(tmp_path, monkeypatch):
         errors.write_text("ValueError: no")
         process = FakeProcess(output, answers[arm.name])
         started.append(process)
-        return gpu._Started(arm, process, output, errors)
+        return gpu.Started(arm, process, output, errors)
 
-    monkeypatch.setattr(gpu, "_start", start)
+    monkeypatch.setattr(gpu, "start", start)
     flags.FLAGS.log = str(tmp_path / "log.jsonl")
     cell = Cell("4b", 4, 2048)
     arms = [Arm(name, cell, name, "m", {}, needs_fused=name == "fused") for name in answers]
@@ -231,14 +232,14 @@ def test_of_an_arm_that_is_cut_short_what_it_had_counts(tmp_path):
 
     output, errors = tmp_path / "out.json", tmp_path / "err"
     errors.write_text("compiling")
-    started = gpu._Started(all_arms(quick=True)[0], Slow(), output, errors)
-    assert "not done after 7 s" in gpu._finish(started, limit_s=7)["error"]
+    started = gpu.Started(all_arms(quick=True)[0], Slow(), output, errors)
+    assert "not done after 7 s" in gpu.finish(started, limit_s=7)["error"]
     output.write_text('{"attention": {}}')
-    assert gpu._finish(started, limit_s=7) == {"attention": {}}
+    assert gpu.finish(started, limit_s=7) == {"attention": {}}
 
 
 def test_nothing_is_begun_after_the_time_is_used_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "_start", lambda *_: pytest.fail("an arm was begun"))
+    monkeypatch.setattr(gpu, "start", lambda *_: pytest.fail("an arm was begun"))
     flags.FLAGS.budget_s = 5.0
     found = gpu.measure_all(all_arms(quick=False), tmp_path, begin=gpu.time.perf_counter())
     assert {each["error"] for each in found.values()} == {"not reached: the time was used up"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,11 @@ from coderllm_jax.model.architecture import TINY
 from coderllm_jax.model.attention import attend, packed_masks
 from coderllm_jax.model.fused_attention import (
     Blocks,
+    Cut,
     Spans,
     attend_spans,
     can_fuse,
+    can_launch,
     packed_spans,
 )
 from coderllm_jax.model.precision import PRECISIONS
@@ -29,7 +32,7 @@ ARCHITECTURE = dataclasses.replace(
 )
 # Rows of 64: one long example, many short ones, an end of padding, nothing but padding.
 PACKINGS = ([64], [3, 1, 20, 9, 31], [5, 30], [])
-SMALL = Blocks(16, 8, 16, 8)
+SMALL = Blocks(*(Cut(16, 8, 8, 2),) * 3)
 
 
 def packed(rows, *, length=64):
@@ -66,7 +69,8 @@ def test_spans_say_what_the_masks_say(is_global):
 
 
 @pytest.mark.parametrize(
-    ("is_global", "blocks"), [(True, SMALL), (False, SMALL), (False, Blocks(8, 16, 8, 16))]
+    ("is_global", "blocks"),
+    [(True, SMALL), (False, SMALL), (False, Blocks(*(Cut(8, 16, 8, 2),) * 3))],
 )
 def test_equals_dense_attention_and_its_gradients(is_global, blocks):
     positions, segments = (jnp.array(x) for x in packed(PACKINGS))
@@ -100,7 +104,7 @@ def test_a_block_that_nobody_sees_is_not_read():
     spans = spans._replace(last=jnp.array([[7] * 8 + [15] * 8 + [31] * 16]))
     x = jnp.ones((1, 32, 1, SIZE))
     spoiled = x.at[:, :8].set(jnp.nan)
-    blocks = Blocks(8, 8, 8, 8)
+    blocks = Blocks(*(Cut(8, 8, 8, 2),) * 3)
 
     def fused(k):
         return attend_spans(x, k, k, spans, scale=1.0, precision=EXACT, blocks=blocks)
@@ -113,8 +117,9 @@ def test_a_block_that_nobody_sees_is_not_read():
 
 
 def test_lengths_that_blocks_do_not_divide_get_smaller_ones():
-    assert Blocks(64, 64, 64, 32).fitting(8192) == Blocks(64, 64, 64, 32)
-    assert Blocks(64, 64, 64, 32).fitting(48) == Blocks(16, 16, 16, 16)
+    blocks = Blocks(Cut(64, 64, 8, 2), Cut(64, 32, 4, 3), Cut(128, 16, 8, 1))
+    assert blocks.fitting(8192) == blocks
+    assert blocks.fitting(48) == Blocks(Cut(16, 16, 8, 2), Cut(16, 16, 4, 3), Cut(16, 16, 8, 1))
 
 
 def test_only_what_the_kernels_compute_is_fused():
@@ -127,3 +132,24 @@ def test_only_what_the_kernels_compute_is_fused():
     assert not can_fuse(dataclasses.replace(ARCHITECTURE, head_size=48), short, length=64)
     capped = dataclasses.replace(ARCHITECTURE, attention_soft_cap=50.0)
     assert not can_fuse(capped, short, length=64)
+
+
+@pytest.mark.parametrize(
+    ("platform", "kind", "capability", "wanted"),
+    [
+        ("gpu", "NVIDIA H200", "9.0", True),
+        ("gpu", "NVIDIA A100-SXM4-80GB", "8.0", True),
+        ("gpu", "NVIDIA L4", "8.9", False),  # too little shared memory
+        ("gpu", "Tesla T4", "7.5", False),  # no bfloat16
+        ("gpu", "AMD Instinct MI300X", "gfx942", False),
+        ("cpu", "cpu", "", False),
+        ("tpu", "TPU v5 lite", "", False),
+    ],
+)
+def test_kernels_are_launched_on_devices_that_they_were_made_for(
+    platform, kind, capability, wanted
+):
+    device = types.SimpleNamespace(platform=platform, device_kind=kind)
+    if capability:
+        device.compute_capability = capability
+    assert can_launch(device) is wanted

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from coderllm_jax.model import loss
 from coderllm_jax.model.loss import HeadOptions, cross_entropy
 from coderllm_jax.model.precision import FLOAT32, PRECISIONS
 
@@ -44,14 +45,51 @@ def textbook(hidden, embedding, targets, weights, *, soft_cap=0.0):
     ],
 )
 def test_equals_the_textbook_and_its_gradient(supervised, chunk, block, soft_cap):
-    args = inputs(supervised=supervised)
-    options = HeadOptions(
-        FLOAT32,
-        soft_cap=soft_cap,
-        tokens_per_chunk=chunk,
-        vocabulary_block=block,
-        train_embedding=True,
+    check_against_the_textbook(
+        supervised, soft_cap=soft_cap, tokens_per_chunk=chunk, vocabulary_block=block
     )
+
+
+@pytest.mark.parametrize("supervised", [0.1, 0.3, 1.0])
+def test_small_chunks_at_the_end_change_nothing(supervised):
+    check_against_the_textbook(
+        supervised, tokens_per_chunk=8, tokens_per_last_chunk=2, vocabulary_block=32
+    )
+
+
+def test_every_supervised_position_is_walked_once_in_few_chunks():
+    options = HeadOptions(FLOAT32, tokens_per_chunk=8, tokens_per_last_chunk=2)
+
+    @jax.jit
+    def walk(weights):
+        def count(rows, carry):
+            seen, walked = carry
+            return seen.at[rows].add(1, mode="drop"), walked + len(rows)
+
+        nothing = jnp.zeros((3, 11), jnp.int32)
+        chunks = loss._compact(jnp.zeros((3, 11, 4)), nothing, weights, options)
+        return chunks.walk(count, (jnp.zeros(33, jnp.int32), 0))
+
+    for number in range(34):
+        weights = np.zeros(33, np.float32)
+        weights[np.random.default_rng(number).permutation(33)[:number]] = 1
+        seen, walked = walk(weights.reshape(3, 11))
+        assert (np.asarray(seen)[weights > 0] == 1).all()
+        # Up to half a chunk that is left costs what it needs; more costs one whole chunk.
+        left = number % 8
+        assert walked == number - left + (8 if left > 4 else 2 * ((left + 1) // 2))
+
+
+def test_a_last_size_that_does_not_fit_is_left_out():
+    arrays = jnp.zeros((1, 12, 4)), jnp.zeros((1, 12), jnp.int32), jnp.ones((1, 12))
+    for last in (0, 4, 8, 12):
+        options = HeadOptions(FLOAT32, tokens_per_chunk=12, tokens_per_last_chunk=last)
+        assert loss._compact(*arrays, options).last_size == 12
+
+
+def check_against_the_textbook(supervised, *, soft_cap=0.0, **sizes):
+    args = inputs(supervised=supervised)
+    options = HeadOptions(FLOAT32, soft_cap=soft_cap, train_embedding=True, **sizes)
     ours = functools.partial(cross_entropy, options=options)
     expected = textbook(*args, soft_cap=soft_cap)
     np.testing.assert_allclose(ours(*args), expected, rtol=1e-5, atol=1e-5)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import types
+
 import jax
 import numpy as np
 import pytest
 
 from coderllm_jax.config import TrainingConfig
 from coderllm_jax.errors import ConfigError
+from coderllm_jax.model.architecture import TINY
 from coderllm_jax.model.load import load_model
 from coderllm_jax.training import step as step_module
 from coderllm_jax.training.control import Control
@@ -176,3 +180,66 @@ def test_dropout_differs_from_step_to_step_and_repeats_with_the_run(model):
 def test_a_mesh_that_does_not_fit_says_so(model):
     with pytest.raises(ConfigError, match=r"mesh 3x1x1 .* make the product 1"):
         build(model, **{"mesh.data": 3})
+
+
+# Heads of 16: the smallest that the kernels take; float32 operands they do not.
+FUSIBLE = dataclasses.replace(TINY, num_heads=2, head_size=16)
+
+
+def choices(*, config=None, mesh=None, platform="gpu", limit=10**12, processes=1, monkeypatch):
+    """The recipe's forward options as a device of that kind would get them."""
+    device = types.SimpleNamespace(
+        platform=platform,
+        device_kind="NVIDIA H200",
+        compute_capability="9.0",
+        memory_stats=lambda: {"bytes_limit": limit},
+    )
+    shape = {"data": 1, "fsdp": 1, "tensor": 1, **(mesh or {})}
+    devices = np.full(tuple(shape.values()), device)
+    here = types.SimpleNamespace(devices=devices, shape=shape, size=devices.size)
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    changed = TrainingConfig.create_default()
+    changed.update_from_flattened_dict(config or {})
+    recipe = step_module._recipe(TrainingConfig.from_config_dict(changed), FUSIBLE, mesh=here)
+    return recipe.forward.attention, recipe.forward.remat
+
+
+@pytest.mark.parametrize(
+    ("where", "wanted"),
+    [
+        ({}, ("fused", "projections")),
+        ({"limit": 1000}, ("fused", "block")),
+        ({"limit": None}, ("fused", "block")),
+        ({"processes": 2}, ("fused", "block")),
+        ({"mesh": {"data": 2}}, ("dense", "projections")),
+        ({"config": {"step.precision": "float32"}}, ("dense", "projections")),
+        ({"config": {"data.sequence_length": 264}}, ("dense", "projections")),
+        ({"config": {"step.attention": "dense"}}, ("dense", "projections")),
+        ({"config": {"step.remat": "none"}}, ("fused", "none")),
+        ({"config": {"step.attention": "fused"}, "mesh": {"tensor": 2}}, ("dense", "projections")),
+        ({"platform": "tpu"}, ("dense", "block")),
+        ({"platform": "cpu"}, ("dense", "projections")),
+    ],
+)
+def test_what_is_chosen_follows_the_device(where, wanted, monkeypatch):
+    assert choices(**where, monkeypatch=monkeypatch) == wanted
+
+
+def test_memory_is_counted_for_a_device_and_a_micro_batch(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        step_module, "projections_fit", lambda model, work, device: seen.append(work) or True
+    )
+    changes = {"batch_size": 16, "optimizer.accumulation_steps": 2, "lora.rank": 3}
+    mesh = {"data": 2, "fsdp": 2, "tensor": 3}
+    choices(config=changes, mesh=mesh, monkeypatch=monkeypatch)
+    choices(config={"lora.enabled": False}, monkeypatch=monkeypatch)
+    one, other = seen
+    assert (one.rows, one.length, one.weight_parts) == (2, 256, 6)
+    assert (one.rank, one.adapted, one.attention) == (3, ("query", "value"), "dense")
+    assert (other.rows, other.adapted, other.attention) == (4, None, "fused")
+
+
+def test_the_description_says_what_is_really_used(model):
+    described = build(model, **{"step.attention": "fused"}).description
+    assert described["attention"] == "dense"  # float32: the kernels do not apply
