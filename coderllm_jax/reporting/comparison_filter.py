@@ -20,7 +20,7 @@ from coderllm_jax.reporting.page import text
 
 OUTCOMES = {
     "right": "right",
-    "part": "partly right",
+    "part": "partly",
     "wrong": "wrong",
     "runs": "runs",
     "fails": "does not run",

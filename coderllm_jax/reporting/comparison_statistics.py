@@ -112,7 +112,10 @@ def _table(content: Content, rows: Sequence[Row]) -> str:
         f"{''.join(_row(content, row) for row in found)}"
         for found in groups.values()
     )
-    return f'<div class="wide tests" tabindex="0"><table><tr>{head}</tr>{body}</table></div>'
+    return (
+        f'<div class="wide tests" tabindex="0"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
 
 
 def _group_name(content: Content, row: Row) -> str:

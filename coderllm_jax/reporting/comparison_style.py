@@ -66,7 +66,7 @@ monospace;overflow-wrap:anywhere}
 /* Arms keep their columns under the figure's name; a test becomes a card with named parts. */
 .figures tr,.tests tr{display:grid;gap:0 8px;padding:6px 0;border-bottom:1px solid var(--rule)}
 .figures tr{grid-template-columns:repeat(var(--arms),minmax(0,1fr))}
-.tests tr{grid-template-columns:repeat(3,minmax(0,1fr))}.tests tr:first-child{display:none}
+.tests tr{grid-template-columns:repeat(3,minmax(0,1fr))}.tests thead{display:none}
 .wide.figures :is(th,td),.wide.tests :is(th,td){border:0;padding:2px 0;white-space:normal}
 .figures tr>:first-child,.tests th{grid-column:1/-1}
 .figures td small,.tests td small{white-space:normal}.tests td{min-width:0}
@@ -75,6 +75,7 @@ font-weight:400}
 .figures :is(th,td){font-size:.86rem}.figures td small{font-size:.74rem}
 #filters{grid-template-columns:1fr 1fr}.chips{display:flex;flex-wrap:wrap;gap:0 12px}}
 @media print{body{max-width:none;padding:0}#filters,nav{display:none}
+tr.group{break-after:avoid}.chips{display:flex;flex-wrap:wrap}
 .question>summary{break-inside:avoid;padding:3px 0}.dot,.strokes path{
 -webkit-print-color-adjust:exact;print-color-adjust:exact}
 .figures td small,.tests td small{white-space:normal}}

@@ -28,7 +28,7 @@ _STYLE = """
 :root{color-scheme:light dark;--paper:#fff;--card:#f6f7f9;--ink:#1b1f24;--muted:#5b6472;
 --rule:#d8dde4;--series-0:#0b62b8;--series-1:#c2410c;--series-2:#15803d;--series-3:#7c3aed;
 --series-4:#b45309;--series-5:#64748b;--good:#15803d;--bad:#b91c1c}
-@media(prefers-color-scheme:dark){:root{--paper:#12151a;--card:#1b2027;--ink:#e6e9ee;
+@media screen and (prefers-color-scheme:dark){:root{--paper:#12151a;--card:#1b2027;--ink:#e6e9ee;
 --muted:#9aa5b4;--rule:#343c47;--series-0:#60a5fa;--series-1:#fb923c;--series-2:#4ade80;
 --series-3:#c4b5fd;--series-4:#fbbf24;--series-5:#94a3b8;--good:#4ade80;--bad:#f87171}}
 *{box-sizing:border-box}
@@ -93,7 +93,7 @@ footer{margin-top:3rem;color:var(--muted);font-size:.85rem}
 .row{grid-template:auto 22px/1fr auto}.row.tall{grid-template:auto 44px/1fr auto}
 .row .name{order:0}.row .words{order:1;text-align:right}
 .row .track{order:2;grid-column:1/-1}}
-@media print{.card,.chart,.tile,tr{break-inside:avoid}h2,h3{break-after:avoid}pre{max-height:none}
+@media print{:root{color-scheme:light}.card,.chart,.tile,tr{break-inside:avoid}h2,h3{break-after:avoid}pre{max-height:none}
 .wide{overflow:visible}.wide td,.wide th{white-space:normal;padding-right:8px;font-size:.8rem}
 .bar i,.shares i,.legend i{-webkit-print-color-adjust:exact;print-color-adjust:exact}}
 """
