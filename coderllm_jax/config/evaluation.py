@@ -30,7 +30,9 @@ class CodeSection(Section):
         0.0, "0: greedy. Several samples of a greedy model are all the same.", low=0, high=100
     )
     top_p: float = option(1.0, "Nucleus sampling.", low=1e-6, high=1)
-    max_new_tokens: int = option(384, "Longest answer, in tokens.", low=1)
+    max_new_tokens: int = option(
+        320, "Longest answer, in tokens; HumanEval's own solutions have up to 294.", low=1
+    )
     prompt: str = option(
         "auto",
         "How HumanEval is put. completion: the function's beginning, to be continued. question: in "
