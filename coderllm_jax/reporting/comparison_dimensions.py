@@ -125,7 +125,7 @@ def _row(
     explains: bool,
 ) -> str:
     standing = read_standing(content, figure)
-    leaders = standing.leaders if standing.shown else ()
+    leaders = standing.leaders if standing.is_shown else ()
     cells = [
         cell(figure.arms.get(name), figure.unit, mark="lead" if name in leaders else "")
         for name in arms

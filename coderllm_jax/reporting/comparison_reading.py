@@ -45,12 +45,13 @@ class Cost(NamedTuple):
 class Standing(NamedTuple):
     """Arms by a figure, best first. leaders: the best, and whom it is not shown to be better than.
 
-    shown: whether any two arms are shown to differ.
+    is_tested: whether any two were compared on it; is_shown: whether any two are shown to differ.
     """
 
     ranking: Sequence[str]
     leaders: Sequence[str]
-    shown: bool
+    is_tested: bool
+    is_shown: bool
 
 
 def read_verdict(content: Content) -> list[str]:
@@ -104,17 +105,17 @@ def read_standing(content: Content, figure: Figure) -> Standing:
     ranking = sorted(
         known, key=lambda name: turn * (number_of(figure.arms[name], "value") or 0.0), reverse=True
     )
-    leaders = [
-        name
+    verdicts = {
+        name: {verdict_of(content, figure, name, other) for other in ranking if other != name}
         for name in ranking
-        if not any(verdict_of(content, figure, name, other) == "worse" for other in ranking)
-    ]
-    shown = any(
-        verdict_of(content, figure, one, other) in ("better", "worse")
-        for place, one in enumerate(ranking)
-        for other in ranking[place + 1 :]
+    }
+    leaders = [name for name, found in verdicts.items() if "worse" not in found]
+    return Standing(
+        ranking,
+        leaders,
+        is_tested=any(found - {""} for found in verdicts.values()),
+        is_shown=len(leaders) < len(ranking),
     )
-    return Standing(ranking, leaders, shown)
 
 
 def _accuracy(content: Content, arms: Mapping[str, Arm]) -> str:
@@ -127,32 +128,23 @@ def _accuracy(content: Content, arms: Mapping[str, Arm]) -> str:
             "than another; style, speed and cost are compared."
         )
     standing = read_standing(content, figure)
-    names = [label_of(arms, name) for name in standing.ranking]
     number = max(int(number_of(each, "num_items") or 0) for each in figure.arms.values())
     asked = f"{number:,} questions"
     if where := main_set(content).get("label"):
         asked += f" ({where})"
-    if len(names) < 2:
-        return f"Only {listed(names)} could be scored, on {asked}."
-    best = standing.ranking[0]
-    measured = f"{figure.label} {in_words(figure.arms[best], figure.unit)}"
-    if not standing.shown:
-        return (
-            f"{asked.capitalize()} show no difference in {figure.label} between {listed(names)}; "
-            f"the highest is {names[0]}'s, {measured}."
-        )
-    leaders = [label_of(arms, name) for name in standing.leaders]
-    behind = [
+    values = [
         f"{label_of(arms, name)} {in_words(figure.arms[name], figure.unit)}"
-        for name in standing.ranking[1:]
+        for name in standing.ranking
     ]
-    others = f"; {listed(behind)}" if behind else ""
+    measured = f"{figure.label} on {asked}: {listed(values)}."
+    if not standing.is_tested:
+        return measured
+    if not standing.is_shown:
+        return f"No arm is shown to answer better than another. {measured}"
+    leaders = [label_of(arms, name) for name in standing.leaders]
     if len(leaders) == 1:
-        return f"{leaders[0]} answers best: {measured} on {asked}{others}."
-    return (
-        f"{listed(leaders)} lead, and these data show no difference between them: {names[0]} "
-        f"has {measured} on {asked}{others}."
-    )
+        return f"{leaders[0]} answers best. {measured}"
+    return f"{listed(leaders)} answer best, with no difference shown between them. {measured}"
 
 
 def _costs(content: Content, arms: Mapping[str, Arm]) -> str:

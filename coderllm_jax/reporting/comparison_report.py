@@ -65,7 +65,7 @@ def render(content: Mapping[str, Any]) -> str:
         "cost": ("Cost", cost_part(content) + dimension_part(content, "cost")),
         **_dimension_sections(content),
         "next": ("What to train next", next_part(content)),
-        "deployment": ("How to run what was recommended", deployment_part(content)),
+        "deployment": ("How to run each arm", deployment_part(content)),
         "prompts": ("How each arm was asked", _prompts(content)),
         "unscored": ("What could not be scored, and what else to know", _notes(content)),
         "provenance": ("The comparison", _provenance(content)),
@@ -198,9 +198,9 @@ def _provenance(content: Content) -> str:
         ("made", manifest.get("created", "")),
         ("took", clock(took) if took is not None else ""),
         *(
-            (name, _plain(manifest[name]))
-            for name in ("items", "run", "indexes", "devices", "versions")
-            if manifest.get(name)
+            (name.replace("_", " "), _plain(manifest[name]))
+            for name in manifest
+            if name not in ("created", "wall_s", "config", "commit") and manifest[name]
         ),
         ("commit", manifest.get("commit") or ("not a checkout" if manifest else "")),
         ("results sha256", content.get("results_sha256", "")),

@@ -93,7 +93,8 @@ footer{margin-top:3rem;color:var(--muted);font-size:.85rem}
 .row{grid-template:auto 22px/1fr auto}.row.tall{grid-template:auto 44px/1fr auto}
 .row .name{order:0}.row .words{order:1;text-align:right}
 .row .track{order:2;grid-column:1/-1}}
-@media print{:root{color-scheme:light}.card,.chart,.tile,tr{break-inside:avoid}h2,h3{break-after:avoid}pre{max-height:none}
+@media print{:root{color-scheme:light}
+.card,.chart,.tile,tr{break-inside:avoid}h2,h3{break-after:avoid}pre{max-height:none}
 .wide{overflow:visible}.wide td,.wide th{white-space:normal;padding-right:8px;font-size:.8rem}
 .bar i,.shares i,.legend i{-webkit-print-color-adjust:exact;print-color-adjust:exact}}
 """

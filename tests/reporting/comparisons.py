@@ -21,7 +21,7 @@ LABELS = {
     "endpoint": "Endpoint",
 }
 ARMS = ("trained", "rag", "base", "trained_rag")
-SETS = {"seen": "trained on", "unseen": "newer than the training", "asked": "your questions"}
+SETS = {"seen": "what was trained on", "unseen": "what is newer", "asked": "your questions"}
 KINDS = ("signature", "purpose", "argument", "example", "which")
 # Chance that an answer is right, and that it is right in part.
 _SKILL = {
@@ -76,7 +76,7 @@ def a_comparison(
             {
                 "name": each,
                 "label": SETS[each] + words,
-                "words": f"Symbols that are {SETS[each]}.{words}",
+                "words": f"Symbols of {SETS[each]}.{words}",
                 "num_questions": sum(question["set"] == each for question in questions),
                 "is_scored": each != "asked",
                 "is_headline": each == "seen",
@@ -530,7 +530,6 @@ def _arm(name: str, words: str) -> dict[str, Any]:
             "parts": parts,
             "shared_with": [f"base{words}"] if kind == "rag" else [],
         },
-        "identity": {"name": name},
     }
 
 
@@ -543,6 +542,6 @@ def _manifest(words: str, num_questions: int) -> dict[str, Any]:
         "devices": {"platform": "cpu", "count": 1},
         "wall_s": 1034.2,
         "items": {"sha256": "ab" * 32, "compared": num_questions},
-        "run": {"step": 60},
+        "identities": {f"trained{words}": {"step": 60}},
         "indexes": {"known": {"chunks": 310}},
     }
