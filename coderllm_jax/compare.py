@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,10 @@ from coderllm_jax.errors import ConfigError
 
 if TYPE_CHECKING:
     from coderllm_jax.comparison.arms import Corpus
+    from coderllm_jax.comparison.comparing import Asked, Study
+    from coderllm_jax.comparison.findings import Findings
+    from coderllm_jax.comparison.judging import Ask
+    from coderllm_jax.comparison.next_card import NextIteration
     from coderllm_jax.comparison.questions import Chosen
     from coderllm_jax.records import Chunk, EvalItem, Example
 
@@ -134,37 +138,131 @@ def _compare(config: ComparisonConfig) -> ComparisonResult:
             examples=examples,
             shots=_shots(config, examples),
         )
-        with contextlib.closing(arms):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.closing(arms))
             study = Study(config, arms, chosen, Book(folder), folder, note)
             asked = ask_everybody(study)
-            return _conclude(study, asked, chunks, started_s)
+            judge = stack.enter_context(_opened_judge(config, folder))
+            content = _conclude(study, asked, chunks, judge=judge, started_s=started_s)
+    return ComparisonResult(folder, content)
 
 
-def _conclude(study: Any, asked: Any, chunks: Any, started_s: float) -> ComparisonResult:
-    """From answers to files; the results last."""
-    import jax
-
+def _conclude(
+    study: Study,
+    asked: Asked,
+    chunks: Mapping[Corpus, Sequence[Chunk]],
+    *,
+    judge: Ask | None,
+    started_s: float,
+) -> dict[str, Any]:
+    """From answers to files; comparison.json last."""
+    from coderllm_jax.comparison.deployment import deployments
     from coderllm_jax.comparison.findings import find_out
+    from coderllm_jax.comparison.recommendations import recommend
     from coderllm_jax.comparison.results import assemble, write_results
     from coderllm_jax.comparison.scoring import symbols_of
+    from coderllm_jax.reporting.comparison_report import write_comparison_report
+    from coderllm_jax.training.devices import describe_devices
 
     config, folder = study.config, study.folder
+    devices = describe_devices()
     findings = find_out(
         study,
         asked,
-        symbol_of=symbols_of(chunks["everything"]) if chunks else {},
+        symbol_of=symbols_of(chunks.get("everything", ())),
         fixed=_fixed_costs(config),
-        platform=jax.default_backend(),
+        platform=devices["platform"],
+        ask_judge=judge,
     )
+    iteration = _propose_next(config, findings, folder)
     content = assemble(
         findings,
         choices=asked.choices,
         ways={"alone": asked.alone, "together": asked.together[findings.main_set]},
-        advice={"recommendations": [], "deployment": [], "next_iteration": {}},
-        manifest=_manifest(study, time.monotonic() - started_s),
+        advice={
+            "recommendations": [r.to_json() for r in recommend(findings, config.use_cases)],
+            "deployment": deployments(findings, config, devices),
+            "next_iteration": iteration.to_json(),
+        },
+        manifest=_manifest(study, devices, time.monotonic() - started_s),
     )
+    write_comparison_report(folder, content)
+    if config.clu:
+        _write_summaries(folder, content)
     write_results(folder, content)
-    return ComparisonResult(folder, content)
+    return content
+
+
+@contextlib.contextmanager
+def _opened_judge(config: ComparisonConfig, folder: Path) -> Iterator[Ask | None]:
+    """Asks the judge, through a file of its opinions; None where there is no judge."""
+    if not config.judge.url:
+        yield None
+        return
+    from coderllm_jax.config.generation import EndpointSection
+    from coderllm_jax.evaluation.asking import AnswerProgress, Asker
+    from coderllm_jax.generation.opening import open_endpoint
+
+    section = config.judge
+    endpoint = EndpointSection(
+        url=section.url, model=section.model, api_key_variable=section.api_key_variable
+    )
+    with contextlib.closing(open_endpoint(endpoint)) as judge:
+        yield Asker(judge, folder / "opinions.jsonl", progress=AnswerProgress("opinions"))
+
+
+def _propose_next(config: ComparisonConfig, findings: Findings, folder: Path) -> NextIteration:
+    """The next training card: written where something is to be changed, removed where not."""
+    from coderllm_jax.comparison.next_card import (
+        CARD,
+        configuration_of,
+        propose,
+        render_card,
+        write_card,
+    )
+    from coderllm_jax.config.training import TrainingConfig
+    from coderllm_jax.generation.trained import find_place
+    from coderllm_jax.training.run_folder import RunFolder, read_json
+
+    run = find_place(config.run).run if config.needs_run else None
+    trained_with, summary = None, {}
+    if run is not None:
+        trained_with = configuration_of(read_json(RunFolder(run).config))
+        if RunFolder(run).summary.is_file():
+            summary = read_json(RunFolder(run).summary)
+    iteration = propose(findings, trained_with, summary)
+    card = folder / CARD
+    if trained_with is None or not iteration.changes:
+        card.unlink(missing_ok=True)
+        return iteration
+    text = render_card(
+        trained_with,
+        iteration,
+        workdir=f"{trained_with.workdir.rstrip('/')}_next",
+        place=str(card),
+    )
+
+    def validate(path: Path) -> None:
+        TrainingConfig.from_config_dict(entry.load_card(str(path)))
+
+    write_card(card, text, validate=validate)
+    return iteration
+
+
+def _write_summaries(folder: Path, content: Mapping[str, Any]) -> None:
+    """Every figure of every arm as a CLU scalar: rag/accuracy/seen/fact_f1."""
+    from coderllm_jax.monitoring.writers import write_clu_scalars
+
+    figures = ComparisonResult(folder, dict(content)).figures
+    write_clu_scalars(
+        folder / "metrics",
+        {
+            f"{arm}/{path}": estimate["value"]
+            for path, figure in figures.items()
+            for arm, estimate in figure["arms"].items()
+            if estimate["value"] is not None
+        },
+    )
 
 
 def forget(folder: Path) -> None:
@@ -280,8 +378,7 @@ def _fixed_costs(config: ComparisonConfig) -> dict[str, dict[str, float]]:
     return {"trained": trained, "trained_rag": dict(trained)}
 
 
-def _manifest(study: Any, wall_s: float) -> dict[str, Any]:
-    from coderllm_jax.training.devices import describe_devices
+def _manifest(study: Study, devices: Mapping[str, Any], wall_s: float) -> dict[str, Any]:
     from coderllm_jax.training.inputs import items_sha256
     from coderllm_jax.training.manifest import git_commit, versions
 
@@ -290,10 +387,11 @@ def _manifest(study: Any, wall_s: float) -> dict[str, Any]:
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "config": study.config.to_dict(),
         "items": {"count": len(items), "sha256": items_sha256(items)},
+        "identities": study.arms.identities,
         "indexes": study.arms.indexes,
         "versions": versions(),
         "commit": git_commit(),
-        "devices": describe_devices(),
+        "devices": dict(devices),
         "num_asked": study.book.num_asked,
         "wall_s": wall_s,
     }

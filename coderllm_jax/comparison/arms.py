@@ -106,7 +106,6 @@ class Arms:
         self._config, self._shots = config, tuple(shots)
         self._weights: dict[str, _Weights] = {}
         self._searchers: dict[Corpus, Searcher] = {}
-        self._examples: dict[tuple[Corpus, str], tuple[tuple[str, str], ...]] = {}
         self._endpoint = open_endpoint(config.endpoint) if "endpoint" in config.arms else None
         # Trained weights first: they say which model they were trained on.
         for kind in ("trained", "base"):
@@ -129,6 +128,11 @@ class Arms:
     def num_shots(self) -> int:
         """Worked examples that there are."""
         return len(self._shots)
+
+    @property
+    def identities(self) -> dict[str, Any]:
+        """Which weights each kind is, for the manifest."""
+        return {kind: dict(weights.identity) for kind, weights in self._weights.items()}
 
     @property
     def indexes(self) -> dict[str, Any]:
@@ -195,9 +199,9 @@ class Arms:
         shown = []
         for question, answer in self._shots[: plan.shots]:
             block = finder.look_up(question)
-            if plan.cites and block.shown:
-                answer = f"{answer} [{_best_support(answer, block.shown)}]"
-            shown.append((ground_question(block, question, cite=plan.cites), answer))
+            cited = plan.cites and block.shown
+            marker = f" [{_best_support(answer, block.shown)}]" if cited else ""
+            shown.append((ground_question(block, question, cite=plan.cites), answer + marker))
         return tuple(shown)
 
     def _arm(self, name: str, embedder_bytes: int) -> Arm:

@@ -3,7 +3,8 @@
     validation questions ──► a prompt for each arm                      phase validation
     12 questions, one at a time, in turns                               phase alone
     every question, as many at a time as there are slots, in turns      phase together
-    12 questions again, and in other words, in turns                    phases again, reworded
+    16 questions again, and in other words, in turns                    phases again, reworded
+    HumanEval, where it is asked for                                    phase human_eval
 
 What was asked is kept (`rounds.Book`), so all of this costs nothing a second time. What it comes to
 is for `findings` to say.
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from coderllm_jax.comparison.arms import Arm, Arms, Corpus, warm_up
 from coderllm_jax.comparison.consistency import Reworded, reordered, reword
+from coderllm_jax.comparison.human_eval import Passed, ask_human_eval
 from coderllm_jax.comparison.prompts import Choice, Plan, choose_plan, first_plans
 from coderllm_jax.comparison.questions import SEEN, Chosen, Question
 from coderllm_jax.comparison.rounds import Book, InTurns, ask_in_turns
@@ -39,6 +41,7 @@ class Study:
     book: Book
     folder: Path
     note: Note
+    warm: set[str] = dataclasses.field(default_factory=set)  # arms that have compiled everything
 
     @property
     def names(self) -> list[str]:
@@ -61,17 +64,13 @@ class Asked:
     again: InTurns
     rewordings: tuple[Reworded, ...]
     reworded: InTurns
+    passed: Passed
 
 
 def ask_everybody(study: Study) -> Asked:
     """Asks whatever is not known yet; see the drawing above."""
     config, chosen = study.config, study.chosen
     choices = choose_prompts(study)
-    study.note("warming up")
-    for arm in study.arms.arms:
-        answerer = study.arms.answerer(arm, _plan(choices[arm.name]), "known")
-        if arm.name != "endpoint":
-            warm_up(answerer, max_length=config.generation.max_length)
     main_set = chosen.sets[0]
     main = chosen.of_set(main_set)
     alone_questions = main[: config.speed.alone_items]
@@ -125,6 +124,24 @@ def ask_everybody(study: Study) -> Asked:
         again,
         tuple(rewordings),
         reworded,
+        _ask_human_eval(study, choices),
+    )
+
+
+def _ask_human_eval(study: Study, choices: Mapping[str, Choice | None]) -> Passed:
+    if not study.config.human_eval:
+        return Passed({})
+    answerers = {
+        arm.name: study.arms.answerer(arm, _plan(choices[arm.name]), "known")
+        for arm in study.arms.arms
+        if not arm.looks_up
+    }
+    return ask_human_eval(
+        study.book,
+        answerers,
+        study.folder,
+        num_problems=study.config.human_eval,
+        note=study.note,
     )
 
 
@@ -199,6 +216,12 @@ def _in_turns(
     }
     if queries:
         study.note(f"{phase}: {len(queries)} questions, {len(answerers)} arms in turns")
+    for arm, answerer in answerers.items():
+        is_due = arm != "endpoint" and arm not in study.warm
+        if is_due and not study.book.knows(arm, answerer, queries, phase=phase):
+            study.note(f"{arm} warms up")
+            warm_up(answerer, max_length=study.config.generation.max_length)
+            study.warm.add(arm)
     told = AnswerProgress("answers")
     done = 0
 

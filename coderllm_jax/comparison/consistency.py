@@ -12,6 +12,7 @@ it where there are references.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -99,7 +100,7 @@ def judge_consistency(
 ) -> Consistency:
     """first, again: arm → question's id → answer; answers: arm → one for each of `reworded`."""
     identical = {
-        arm: {id: float(are_identical(first[arm][id], answer)) for id, answer in of_arm.items()}
+        arm: {name: float(are_identical(first[arm][name], now)) for name, now in of_arm.items()}
         for arm, of_arm in again.items()
     }
     agreement: dict[str, dict[str, float]] = {}
@@ -108,15 +109,15 @@ def judge_consistency(
         agreed: dict[str, list[float]] = {}
         lost: dict[str, list[float]] = {}
         for each, answer in zip(reworded, of_arm, strict=True):
-            id, item = each.original.id, each.original.item
-            before = first[arm][id].text.strip()
-            agreed.setdefault(id, []).append(_agree(before, answer.text.strip()))
+            name, item = each.original.id, each.original.item
+            before = first[arm][name].text.strip()
+            agreed.setdefault(name, []).append(_agree(before, answer.text.strip()))
             if item is not None and (now := score_facts(answer.text.strip(), item)) is not None:
                 then = score_facts(before, item)
                 assert then is not None, "it has facts"
-                lost.setdefault(id, []).append(then.f1 - now.f1)
-        agreement[arm] = {id: sum(values) / len(values) for id, values in agreed.items()}
-        cost[arm] = {id: sum(values) / len(values) for id, values in lost.items()}
+                lost.setdefault(name, []).append(then.f1 - now.f1)
+        agreement[arm] = {name: sum(values) / len(values) for name, values in agreed.items()}
+        cost[arm] = {name: sum(values) / len(values) for name, values in lost.items()}
     figures = [
         _figure(spec, values, set_name, seed)
         for spec, values in ((_IDENTICAL, identical), (_AGREEMENT, agreement), (_CHANGE, cost))
@@ -152,5 +153,5 @@ def _figure(
         unit=spec.unit,
         better=spec.better,
         is_headline=spec.is_headline,
-        items=tuple(dict.fromkeys(id for of_arm in values.values() for id in of_arm)),
+        items=tuple(dict.fromkeys(itertools.chain(*values.values()))),
     )

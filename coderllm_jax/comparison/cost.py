@@ -129,7 +129,7 @@ def reckon(
         chips = float(machine.num_chips)
         spent = [turn.wall_s * chips for turn in of_arm]
         per_1000 = _per_answer(of_arm, spent, seed=seed)
-        per_right = _per_right(of_arm, spent, right and right[arm], seed=seed)
+        per_right = _per_right(of_arm, spent, None if right is None else right[arm], seed=seed)
         rate = None if machine.price is None else machine.price / 3600
         each_s = None if per_1000.value is None else per_1000.value / _PER
         costs[arm] = ArmCost(
@@ -280,7 +280,8 @@ def _endpoint_cost(
             for turn in turns
         ]
         price_per_1000 = _per_answer(turns, spent, seed=seed)
-        price_per_right = _per_right(turns, spent, right and right["endpoint"], seed=seed)
+        of_endpoint = None if right is None else right["endpoint"]
+        price_per_right = _per_right(turns, spent, of_endpoint, seed=seed)
     each = None if price_per_1000.value is None else price_per_1000.value / _PER
     return ArmCost(_NONE, price_per_1000, _NONE, price_per_right, {}, None, each)
 
@@ -331,5 +332,5 @@ def _ratio(
 def _times(estimate: Estimate, rate: float | None) -> Estimate:
     if rate is None:
         return Estimate(None, num_items=estimate.num_items)
-    scaled = (None if value is None else value * rate for value in estimate[:3])
-    return Estimate(*scaled, estimate.num_items)
+    value, low, high = (None if end is None else end * rate for end in estimate[:3])
+    return Estimate(value, low, high, estimate.num_items)

@@ -9,11 +9,13 @@ answer (rates, agreement, cost) are made where they are measured.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from coderllm_jax.comparison.scoring import Scored
 from coderllm_jax.evaluation.statistics import bootstrap_mean, wilson_interval
+from coderllm_jax.evaluation.text_metrics import corpus_scores
 from coderllm_jax.records import Estimate
 
 DIMENSIONS = {
@@ -115,21 +117,13 @@ SPECS: tuple[Spec, ...] = (
         "Overlap of letters with the reference, by sacrebleu.",
         unit="percent",
         bounds=(0.0, 100.0),
+        family="",
     ),
     Spec(
         "quality",
         "rouge_l",
         "ROUGE-L",
         "Longest common run of tokens with the reference.",
-        family="",
-    ),
-    Spec(
-        "quality",
-        "bleu",
-        "BLEU",
-        "Overlap of token runs with the reference, answer by answer, by sacrebleu.",
-        unit="percent",
-        bounds=(0.0, 100.0),
         family="",
     ),
     Spec(
@@ -234,10 +228,37 @@ def score_figures(
                 unit=spec.unit,
                 better=spec.better,
                 is_headline=spec.is_headline,
-                items=tuple(dict.fromkeys(id for of_arm in values.values() for id in of_arm)),
+                items=tuple(dict.fromkeys(itertools.chain(*values.values()))),
             )
         )
     return figures
+
+
+def corpus_bleu(
+    scored: Mapping[str, Sequence[Scored]], *, set_name: str, seed: int
+) -> list[Figure]:
+    """BLEU of all of an arm's answers together, with sacrebleu's signature; none without any."""
+    arms: dict[str, Estimate] = {}
+    signature = ""
+    items: tuple[str, ...] = ()
+    for arm, of_arm in scored.items():
+        pairs = [
+            (each.question.id, each.answer.text.strip(), each.question.item.answer)
+            for each in of_arm
+            if each.question.set == set_name and each.question.item is not None
+        ]
+        if not pairs:
+            continue
+        items, answers, references = zip(*pairs, strict=True)
+        found = corpus_scores(answers, references, seed=seed)
+        arms[arm] = Estimate(found["bleu"], found["bleu_low"], found["bleu_high"], len(pairs))
+        signature = f"{found['bleu_signature']}, tokenizer {found['tokenizer']}"
+    if not arms:
+        return []
+    words = f"Overlap of runs of tokens with the references, over all answers ({signature})."
+    return [
+        Figure("quality", "bleu", "BLEU", words, arms, set=set_name, unit="percent", items=items)
+    ]
 
 
 def estimate_score(spec: Spec, values: Sequence[float], *, seed: int) -> Estimate:

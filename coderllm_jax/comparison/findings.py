@@ -15,7 +15,8 @@ from coderllm_jax.comparison.arms import Arm
 from coderllm_jax.comparison.comparing import Asked, Study
 from coderllm_jax.comparison.consistency import Consistency, judge_consistency
 from coderllm_jax.comparison.cost import Costs, cost_figures, machine_of, reckon
-from coderllm_jax.comparison.figures import SPECS, Figure, score_figures
+from coderllm_jax.comparison.figures import SPECS, Figure, Spec, corpus_bleu, score_figures
+from coderllm_jax.comparison.judging import Ask, judge_arms
 from coderllm_jax.comparison.performance import (
     ALONE,
     TOGETHER,
@@ -61,10 +62,11 @@ def find_out(
     symbol_of: Mapping[str, str],
     fixed: Mapping[str, Mapping[str, float]],
     platform: str,
+    ask_judge: Ask | None = None,
 ) -> Findings:
     """Scores every answer and sums up. fixed: chip-seconds that each arm spends once, by what for.
 
-    symbol_of: of each chunk, by its id.
+    symbol_of: of each chunk, by its id. ask_judge: None where there is no judge.
     """
     config, arms = study.config, study.arms.arms
     seed = config.seed
@@ -73,13 +75,22 @@ def find_out(
     figures = [
         figure
         for name in study.chosen.sets
-        for figure in score_figures(scored, set_name=name, seed=seed)
+        for figure in (
+            *score_figures(scored, set_name=name, seed=seed),
+            *corpus_bleu(scored, set_name=name, seed=seed),
+        )
     ]
     contests = [
         contest for name in study.chosen.sets for contest in _contests(scored, name, seed=seed)
     ]
     consistency = _consistency(study, asked, main_set)
-    contests += consistency.contests
+    contests += [*consistency.contests, *asked.passed.contests(seed=seed)]
+    figures += asked.passed.figures()
+    if ask_judge is not None:
+        study.note("asking the judge")
+        judged = judge_arms(scored, ask_judge, set_name=main_set, max_items=config.judge.max_items)
+        figures += judged.figures
+        notes += judged.notes
     main = asked.together[main_set]
     main_ids = [each.id for each in study.chosen.of_set(main_set)]
     ways: dict[str, InTurns] = {ALONE: asked.alone, TOGETHER: main}
@@ -119,8 +130,8 @@ def find_out(
         figures,
         comparisons,
         costs,
-        [*notes, *_notes(study, asked, main)],
-        _unscored(study, scored),
+        [*notes, *asked.passed.notes, *_notes(study, main)],
+        _unscored(study),
         main_set,
     )
 
@@ -150,15 +161,7 @@ def _score(
 
 def _contests(scored: Mapping[str, Sequence[Scored]], set_name: str, *, seed: int) -> list[Contest]:
     contests = []
-    for spec in SPECS:
-        if not spec.family:
-            continue
-        if set_name == ASKED and spec.name not in _TESTED_ASKED:
-            continue
-        if set_name not in (SEEN, ASKED):
-            if spec.name not in _TESTED_UNSEEN:
-                continue
-            spec = spec._replace(family="quality", is_headline=False)
+    for spec in _tested(set_name):
         values = {
             arm: {
                 each.question.id: each.scores[spec.name]
@@ -169,6 +172,15 @@ def _contests(scored: Mapping[str, Sequence[Scored]], set_name: str, *, seed: in
         }
         contests += hold_contests(spec, values, set_name=set_name, seed=seed)
     return contests
+
+
+def _tested(set_name: str) -> list[Spec]:
+    """Only the headline set's fact F1 is of the family that has most of the budget."""
+    tested = [spec for spec in SPECS if spec.family]
+    if set_name == SEEN:
+        return tested
+    names = _TESTED_ASKED if set_name == ASKED else _TESTED_UNSEEN
+    return [spec._replace(family="quality") for spec in tested if spec.name in names]
 
 
 def _consistency(study: Study, asked: Asked, main_set: str) -> Consistency:
@@ -204,7 +216,7 @@ def _right_by_round(
     return right
 
 
-def _notes(study: Study, asked: Asked, main: InTurns) -> list[str]:
+def _notes(study: Study, main: InTurns) -> list[str]:
     notes = [
         f"{count} questions are left out: {why}" for why, count in study.chosen.left_out.items()
     ]
@@ -222,7 +234,7 @@ def _notes(study: Study, asked: Asked, main: InTurns) -> list[str]:
     return notes
 
 
-def _unscored(study: Study, scored: Mapping[str, Sequence[Scored]]) -> list[str]:
+def _unscored(study: Study) -> list[str]:
     """What could not be scored, and why, in sentences."""
     found = []
     own = study.chosen.of_set(ASKED)
@@ -235,4 +247,9 @@ def _unscored(study: Study, scored: Mapping[str, Sequence[Scored]]) -> list[str]
     no_facts = sum(1 for q in study.chosen.questions if q.item is not None and not q.item.facts)
     if no_facts:
         found.append(f"{no_facts} questions have no facts to look for: they have no fact F1")
+    if study.config.human_eval and study.config.looks_up:
+        found.append(
+            "HumanEval's problems are continued, and passages have no place in them: arms that "
+            "look things up answer as the arms that share their weights, and were not asked"
+        )
     return found

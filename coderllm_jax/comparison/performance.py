@@ -11,6 +11,7 @@ rates resample turns. Whatever was compiled during a turn takes it out of the ra
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,7 @@ TESTED = {ALONE: "time_to_first_token_s", TOGETHER: "total_s"}
 def latency_figures(
     asked: Mapping[str, Mapping[str, Sequence[Answer]]], *, ids: Mapping[str, Sequence[str]]
 ) -> list[Figure]:
-    """Medians and 95th percentiles. asked: way → arm → answers; ids: way → questions behind them."""
+    """Medians and 95th percentiles. asked: way → arm → answers; ids: way → their questions."""
     figures = []
     for way, by_arm in asked.items():
         for name, time_of in TIMES.items():
@@ -89,9 +90,11 @@ def usage_figures(
     """Rates, tokens, processor time and memory, of questions that were asked together."""
     whole = {arm.name: whole_turns(turns, arm.name) for arm in arms}
 
-    def figure(name: str, label: str, words: str, values: Mapping[str, Estimate], **how: object):
+    def figure(
+        name: str, label: str, words: str, values: Mapping[str, Estimate], **how: Any
+    ) -> Figure:
         known = {arm: value for arm, value in values.items() if value.value is not None}
-        return Figure("performance", name, label, words, known, items=tuple(ids), **how)  # type: ignore[arg-type]
+        return Figure("performance", name, label, words, known, items=tuple(ids), **how)
 
     def rate(over: Callable[[Turn], float], by: Callable[[Turn], float]) -> dict[str, Estimate]:
         return {arm: ratio(of_arm, over, by, seed=seed) for arm, of_arm in whole.items()}
@@ -167,7 +170,7 @@ def speed_contests(
     rounds: Mapping[str, Sequence[int]],
     seed: int,
 ) -> list[Contest]:
-    """Arms against each other: first token alone, end to end together, a round being one cluster."""
+    """Arms against each other: first token alone, end to end together; a round is a cluster."""
     contests = []
     for way, name in TESTED.items():
         if way not in asked:
@@ -185,11 +188,11 @@ def speed_contests(
         values: dict[str, dict[str, float]] = {}
         for arm, answers in asked[way].items():
             times = {
-                id: TIMES[name](answer)
-                for id, answer in zip(ids[way], answers, strict=True)
+                question: TIMES[name](answer)
+                for question, answer in zip(ids[way], answers, strict=True)
                 if answer.finish in ("stop", "length")
             }
-            values[arm] = {id: time for id, time in times.items() if time is not None}
+            values[arm] = {question: time for question, time in times.items() if time is not None}
         clusters = dict(zip(ids[way], rounds[way], strict=True))
         contests += hold_contests(spec, values, set_name="", seed=seed, clusters=clusters)
     return contests

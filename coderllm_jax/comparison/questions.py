@@ -1,10 +1,10 @@
 """What is asked, and which arm could have known it.
 
-    evaluation items ─┬─ trained on at least twice, and in the chunks ──┬─ validation   choose prompts
-                      │                                                 └─ seen         compared
-                      ├─ never trained on, and in the newer chunks ────── unseen        apart
-                      └─ neither ──────────────────────────────────────── left out
-    test_queries ────────────────────────────────────────────────────── asked           unscored
+    evaluation items ─┬─ trained on twice, and in the chunks ───────┬─ validation   for prompts
+                      │                                             └─ seen         compared
+                      ├─ never trained on, and in the newer chunks ─── unseen       apart
+                      └─ neither ───────────────────────────────────── left out
+    test_queries ──────────────────────────────────────────────────── asked         unscored
 
 On `seen` questions training and retrieval had exactly the same knowledge, so that is where they are
 compared. `unseen` is another case, knowledge that is newer than the training: the trained arm

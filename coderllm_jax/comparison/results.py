@@ -4,7 +4,8 @@
       {"status": "finished",
        "results_sha256": "…",            over what does not depend on the clock
        "manifest": {"created", "config", "versions", "commit", "devices", "wall_s",
-                    "items": {...}, "run": {...}, "indexes": {...}},
+                    "items": {"count", "sha256"}, "identities": {...}, "indexes": {...},
+                    "num_asked"},
        "arms": [ARM, …],                 in the table's order
        "sets": [SET, …],
        "questions": [QUESTION, …],
@@ -132,7 +133,7 @@ def assemble(
     advice: Mapping[str, Any],
     manifest: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Everything that comparison.json holds. advice: recommendations, deployment, next_iteration."""
+    """All that comparison.json holds. advice: recommendations, deployment, next_iteration."""
     sets = list(dict.fromkeys(question.set for question in findings.questions))
     content = {
         "status": "finished",

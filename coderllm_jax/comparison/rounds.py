@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from coderllm_jax.evaluation.asking import Kept, from_json, read_kept, to_json
-from coderllm_jax.evaluation.usage import UsageMeter
+from coderllm_jax.evaluation.usage import Usage, UsageMeter
 from coderllm_jax.generation.answering import answer_all
 from coderllm_jax.records import Answer, Answerer, Query
 
@@ -63,6 +63,10 @@ class Book:
         self._metered = read_kept(self._rounds, "round")
         self.num_asked = 0
 
+    def knows(self, arm: str, answerer: Answerer, queries: Sequence[Query], *, phase: str) -> bool:
+        """Whether asking these would ask nothing."""
+        return all(key in self._known for key in _keys(arm, answerer, queries, phase=phase))
+
     def ask(
         self,
         arm: str,
@@ -77,15 +81,14 @@ class Book:
 
         Equal questions are asked once. `progress` hears of every answer.
         """
-        identity = _digest({"arm": arm, "phase": phase, "answerer": dict(answerer.identity)})
-        keys = [_digest({"by": identity, "query": _asked(query)}) for query in queries]
+        keys = _keys(arm, answerer, queries, phase=phase)
         missing: dict[str, Query] = {}
         for key, query in zip(keys, queries, strict=True):
             if key in self._known:
                 progress(1)
             else:
                 missing.setdefault(key, query)
-        turn_key = _digest([identity, round, keys])
+        turn_key = _digest([round, keys])
         fresh: dict[str, Answer] = {}
         if missing:
             key_of = {query.id: key for key, query in missing.items()}
@@ -108,7 +111,11 @@ class Book:
 
                 answer_all(answerer, list(missing.values()), take)
             self.num_asked += len(missing)
-            self._meter(turn_key, arm, phase, round, list(fresh.values()), meter, set(keys))
+            is_whole = len(missing) == len(set(keys))
+            turn = _meter(arm, phase, round, list(fresh.values()), meter.usage, is_whole=is_whole)
+            self._metered[turn_key] = turn._asdict()
+            with Kept(self._rounds, name="round") as kept:
+                kept.add(turn_key, turn._asdict())
         answers = [
             dataclasses.replace(
                 fresh.get(key) or from_json(self._known[key]["answer"]), id=query.id
@@ -118,35 +125,32 @@ class Book:
         metered = self._metered.get(turn_key)
         return answers, Turn(**metered) if metered else None
 
-    def _meter(
-        self,
-        key: str,
-        arm: str,
-        phase: str,
-        round: int,
-        answers: Sequence[Answer],
-        meter: UsageMeter,
-        keys: set[str],
-    ) -> None:
-        usage = meter.usage
-        turn = Turn(
-            arm,
-            phase,
-            round,
-            num_answers=len(answers),
-            tokens_in=sum(answer.num_prompt_tokens for answer in answers),
-            tokens_out=sum(answer.num_new_tokens for answer in answers),
-            wall_s=usage.wall_s,
-            cpu_s=usage.cpu_s,
-            peak_memory_bytes=usage.peak_memory_bytes,
-            compile_s=usage.compile_s,
-            is_whole=len(answers) == len(keys)
-            and not usage.compile_s
-            and all(answer.finish in ("stop", "length") for answer in answers),
-        )
-        self._metered[key] = turn._asdict()
-        with Kept(self._rounds, name="round") as kept:
-            kept.add(key, turn._asdict())
+
+def _keys(arm: str, answerer: Answerer, queries: Sequence[Query], *, phase: str) -> list[str]:
+    by = _digest({"arm": arm, "phase": phase, "answerer": dict(answerer.identity)})
+    return [
+        _digest({"by": by, "query": dataclasses.asdict(query) | {"id": ""}}) for query in queries
+    ]
+
+
+def _meter(
+    arm: str, phase: str, round: int, answers: Sequence[Answer], usage: Usage, *, is_whole: bool
+) -> Turn:
+    return Turn(
+        arm,
+        phase,
+        round,
+        num_answers=len(answers),
+        tokens_in=sum(answer.num_prompt_tokens for answer in answers),
+        tokens_out=sum(answer.num_new_tokens for answer in answers),
+        wall_s=usage.wall_s,
+        cpu_s=usage.cpu_s,
+        peak_memory_bytes=usage.peak_memory_bytes,
+        compile_s=usage.compile_s,
+        is_whole=is_whole
+        and not usage.compile_s
+        and all(answer.finish in ("stop", "length") for answer in answers),
+    )
 
 
 class InTurns(NamedTuple):
@@ -194,10 +198,6 @@ def order_of(arms: Sequence[str], round: int, *, seed: int) -> list[str]:
     times_around, place = divmod(round, len(arms))
     turned = shuffled[place:] + shuffled[:place]
     return turned[::-1] if times_around % 2 else turned
-
-
-def _asked(query: Query) -> dict[str, Any]:
-    return dataclasses.asdict(query) | {"id": ""}
 
 
 def _digest(values: Any) -> str:

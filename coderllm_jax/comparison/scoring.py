@@ -1,7 +1,7 @@
 """What one answer is worth, and the checks behind it.
 
     scored by        figures
-    the reference    fact_f1, fact_precision, fact_recall, right; chrf, rouge_l, bleu
+    the reference    fact_f1, fact_precision, fact_recall, right; chrf, rouge_l
     the sandbox      runs                     where the reference is a program that runs
     the text alone   clear = finished, not repeating, code closed; parses; num_words
     its sources      cites, groundedness, citation_precision, citation_recall
@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from coderllm_jax.comparison.questions import Question
 from coderllm_jax.evaluation.code_metrics import code_parses, is_program
-from coderllm_jax.evaluation.examples import Example, run_examples
+from coderllm_jax.evaluation.examples import Example, Outcome, run_examples
 from coderllm_jax.evaluation.extraction import FENCE, extract_code
 from coderllm_jax.evaluation.facts import score_facts
 from coderllm_jax.evaluation.text_metrics import sentence_scores
@@ -30,7 +30,7 @@ from coderllm_jax.retrieval.metrics import judge_grounds
 
 # Kinds whose answers are code to be run, not code to be read.
 _EXECUTED_KINDS = frozenset({"example"})
-_TEXT_SCORES = ("chrf", "rouge_l", "bleu")
+_TEXT_SCORES = ("chrf", "rouge_l")
 # A text that says a fifth of its runs of four words again goes round in circles.
 _RUN_WORDS, _MOST_REPEATED = 4, 0.2
 _OPEN_FENCE = re.compile(r"^[ \t]*(?:`{3,}|~{3,})", re.MULTILINE)
@@ -151,7 +151,9 @@ class Ran(NamedTuple):
     notes: tuple[str, ...]
 
 
-def run_programs(scored: Mapping[str, Sequence[Scored]], folder: Path, *, note: Any) -> Ran:
+def run_programs(
+    scored: Mapping[str, Sequence[Scored]], folder: Path, *, note: Callable[[str], None]
+) -> Ran:
     """Adds `runs` where a program was asked for and the reference's runs by itself."""
     examples = {
         f"{arm}\0{each.question.id}": Example(
@@ -166,17 +168,20 @@ def run_programs(scored: Mapping[str, Sequence[Scored]], folder: Path, *, note: 
     runs = run_examples(examples, folder / "examples.jsonl", note=note)
     added: dict[str, list[Scored]] = {}
     for arm, of_arm in scored.items():
-        added[arm] = []
-        for each in of_arm:
-            outcome = runs.outcomes.get(f"{arm}\0{each.question.id}")
-            if outcome is not None:
-                each = each._replace(
-                    scores={**each.scores, "runs": float(outcome.answer_runs)},
-                    checks={**each.checks, "runs": outcome.answer_runs},
-                    run_reason=outcome.reason,
-                )
-            added[arm].append(each)
+        added[arm] = [
+            _with_run(each, runs.outcomes.get(f"{arm}\0{each.question.id}")) for each in of_arm
+        ]
     return Ran(added, runs.notes)
+
+
+def _with_run(scored: Scored, outcome: Outcome | None) -> Scored:
+    if outcome is None:
+        return scored
+    return scored._replace(
+        scores={**scored.scores, "runs": float(outcome.answer_runs)},
+        checks={**scored.checks, "runs": outcome.answer_runs},
+        run_reason=outcome.reason,
+    )
 
 
 def has_code(text: str) -> bool:

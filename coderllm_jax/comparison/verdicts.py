@@ -225,8 +225,17 @@ def _decide(
 def _detectable(contest: Contest, alpha: float) -> float | None:
     """The smallest true difference that a test at that level shows with 80 % power.
 
-    Of clusters, compare_pairs' own figure, which knows their spread but no family.
+    Of clusters, compare_pairs' own figure, which knows their spread but no family. None where not
+    even the largest difference that there can be would be shown.
     """
+    found = _smallest_shown(contest, alpha)
+    bounds = contest.spec.bounds
+    if found is None or (bounds is not None and found > bounds[1] - bounds[0]):
+        return None
+    return found
+
+
+def _smallest_shown(contest: Contest, alpha: float) -> float | None:
     compared = contest.compared
     if compared.num_clusters < compared.num_items:
         return compared.detectable_difference

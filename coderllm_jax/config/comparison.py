@@ -56,9 +56,8 @@ class SpeedSection(Section):
 
 @dataclasses.dataclass(frozen=True)
 class ConsistencySection(Section):
-    items: int = option(12, "Questions that are asked again, in other words too; 0: none.", low=0)
-    paraphrases: int = option(2, "Other wordings of each.", low=0, high=8)
-    max_new_tokens: int = option(48, "Longest answer of those, in tokens.", low=1)
+    items: int = option(16, "Questions that are asked again, in other words too; 0: none.", low=0)
+    paraphrases: int = option(1, "Other wordings of each.", low=0, high=8)
 
 
 @dataclasses.dataclass(frozen=True)
