@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,16 +25,13 @@ from coderllm_jax.config.comparison import ComparisonConfig
 from coderllm_jax.errors import ConfigError
 
 if TYPE_CHECKING:
-    from coderllm_jax.comparison.arms import Corpus
     from coderllm_jax.comparison.comparing import Asked, Study
     from coderllm_jax.comparison.findings import Findings
+    from coderllm_jax.comparison.inputs import Inputs
     from coderllm_jax.comparison.judging import Ask
     from coderllm_jax.comparison.next_card import NextIteration
-    from coderllm_jax.comparison.questions import Chosen
-    from coderllm_jax.records import Chunk, EvalItem, Example
 
 _KEPT = ("answers.jsonl", "rounds.jsonl", "examples.jsonl", "opinions.jsonl", "verdicts.jsonl")
-_TRAINED = "trained"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +116,7 @@ def _check_sources(config: ComparisonConfig) -> None:
 def _compare(config: ComparisonConfig) -> ComparisonResult:
     from coderllm_jax.comparison.arms import Arms
     from coderllm_jax.comparison.comparing import Study, ask_everybody
+    from coderllm_jax.comparison.inputs import read_inputs
     from coderllm_jax.comparison.rounds import Book
     from coderllm_jax.training.run_folder import RunFolder
 
@@ -128,29 +126,22 @@ def _compare(config: ComparisonConfig) -> ComparisonResult:
         note = entry.Notes()
         if not config.reuse:
             forget(folder)
-        chunks = _read_chunks(config)
-        chosen = _choose(config, chunks)
-        examples = _read_examples()
+        inputs = read_inputs(config)
         note("loading models and index")
-        arms = Arms(
-            config,
-            chunks={corpus: chunks[corpus] for corpus in _corpora(chosen)} if chunks else {},
-            examples=examples,
-            shots=_shots(config, examples),
-        )
+        arms = Arms(config, chunks=inputs.chunks, examples=inputs.examples, shots=inputs.shots)
         with contextlib.ExitStack() as stack:
             stack.enter_context(contextlib.closing(arms))
-            study = Study(config, arms, chosen, Book(folder), folder, note)
+            study = Study(config, arms, inputs.chosen, Book(folder), folder, note)
             asked = ask_everybody(study)
             judge = stack.enter_context(_opened_judge(config, folder))
-            content = _conclude(study, asked, chunks, judge=judge, started_s=started_s)
+            content = _conclude(study, asked, inputs, judge=judge, started_s=started_s)
     return ComparisonResult(folder, content)
 
 
 def _conclude(
     study: Study,
     asked: Asked,
-    chunks: Mapping[Corpus, Sequence[Chunk]],
+    inputs: Inputs,
     *,
     judge: Ask | None,
     started_s: float,
@@ -160,7 +151,6 @@ def _conclude(
     from coderllm_jax.comparison.findings import find_out
     from coderllm_jax.comparison.recommendations import recommend
     from coderllm_jax.comparison.results import assemble, write_results
-    from coderllm_jax.comparison.scoring import symbols_of
     from coderllm_jax.reporting.comparison_report import write_comparison_report
     from coderllm_jax.training.devices import describe_devices
 
@@ -169,8 +159,8 @@ def _conclude(
     findings = find_out(
         study,
         asked,
-        symbol_of=symbols_of(chunks.get("everything", ())),
-        fixed=_fixed_costs(config),
+        symbol_of=inputs.symbol_of,
+        fixed=inputs.fixed,
         platform=devices["platform"],
         ask_judge=judge,
     )
@@ -269,113 +259,6 @@ def forget(folder: Path) -> None:
     """Removes what was kept of earlier comparisons in this folder."""
     for name in _KEPT:
         (folder / name).unlink(missing_ok=True)
-
-
-def _read_chunks(config: ComparisonConfig) -> dict[Corpus, list[Chunk]]:
-    """What may be looked up; nothing where no arm does."""
-    from coderllm_jax.data.prepared import read_chunks
-
-    if not config.looks_up:
-        return {}
-    path = Path(config.chunks_path).expanduser()
-    if not path.exists():
-        raise ConfigError(
-            f"chunks_path is {config.chunks_path!r}, which is not there; run "
-            "python -m coderllm_jax.prepare, or leave rag and trained_rag out of arms"
-        )
-    everything = read_chunks(path)
-    trained = path / f"{_TRAINED}.jsonl"
-    known = read_chunks(trained) if trained.is_file() else everything
-    return {"known": known, "everything": everything}
-
-
-def _corpora(chosen: Chosen) -> list[Corpus]:
-    """The indexes that the questions need; prompts are chosen on what is known."""
-    from coderllm_jax.comparison.comparing import corpus_of
-
-    needed = [corpus_of(name) for name in chosen.sets]
-    if chosen.validation:
-        needed.append("known")
-    return list(dict.fromkeys(needed))
-
-
-def _choose(config: ComparisonConfig, chunks: Mapping[Corpus, Sequence[Chunk]]) -> Chosen:
-    from coderllm_jax.comparison.questions import choose, choose_own
-    from coderllm_jax.generation.trained import find_place
-    from coderllm_jax.training.run_folder import RunFolder, read_json
-
-    items = _read_items(config)
-    run = find_place(config.run).run if config.needs_run else None
-    rows = RunFolder(run).training_rows if run is not None else None
-    times = read_json(rows)["times_seen_by_symbol"] if rows is not None and rows.is_file() else None
-    known = {chunk.id for chunk in chunks.get("known", ())}
-    chosen = choose(
-        items,
-        num_seen=config.max_items,
-        num_unseen=config.unseen_items,
-        num_validation=config.validation.items,
-        times_seen=times,
-        trained_chunks=chunks.get("known"),
-        newer_chunks=[chunk for chunk in chunks.get("everything", ()) if chunk.id not in known],
-    )
-    if config.test_queries:
-        return choose_own(config.test_queries, chosen.validation)
-    if not chosen.questions:
-        raise ConfigError(
-            f"none of the {len(items)} evaluation items in {config.items_path} is about what was "
-            "trained on and may be looked up; prepare and train on the same data, or set "
-            "test_queries"
-        )
-    return chosen
-
-
-def _read_items(config: ComparisonConfig) -> list[EvalItem]:
-    from coderllm_jax.data.prepared import read_evaluation_items
-
-    path = Path(config.items_path).expanduser()
-    if path.exists():
-        return read_evaluation_items(path)
-    if config.test_queries and config.items_path == ComparisonConfig().items_path:
-        return []
-    raise ConfigError(
-        f"items_path is {config.items_path!r}, which is not there; run "
-        "python -m coderllm_jax.prepare, or set test_queries"
-    )
-
-
-def _read_examples() -> list[Example]:
-    """The default training rows: for worked examples, and for what is relevant."""
-    from coderllm_jax.config.training import DataSection
-    from coderllm_jax.data.sources import read_examples
-    from coderllm_jax.training.inputs import DEFAULT_TRAINING
-
-    if not DEFAULT_TRAINING.is_dir():
-        return []
-    return read_examples(str(DEFAULT_TRAINING), DataSection())[0]
-
-
-def _shots(config: ComparisonConfig, examples: Sequence[Example]) -> list[tuple[str, str]]:
-    from coderllm_jax.training.inputs import choose_shots
-
-    most = max(*config.validation.shots, config.prompt.shots)
-    return choose_shots(examples, most) if most else []
-
-
-def _fixed_costs(config: ComparisonConfig) -> dict[str, dict[str, float]]:
-    """What each arm spends once, in chip-seconds: training, as the run's own summary has it."""
-    from coderllm_jax.generation.trained import find_place
-    from coderllm_jax.training.run_folder import RunFolder, read_json
-
-    if not config.needs_run:
-        return {}
-    run = find_place(config.run).run
-    if run is None or not RunFolder(run).summary.is_file():
-        return {}
-    summary = read_json(RunFolder(run).summary)
-    devices = read_json(RunFolder(run).manifest).get("devices", {})
-    chips = 1 if devices.get("platform", "cpu") == "cpu" else int(devices.get("count", 1))
-    trained = {"training": float(summary["wall_s"]) * chips}
-    return {"trained": trained, "trained_rag": dict(trained)}
 
 
 def _manifest(study: Study, devices: Mapping[str, Any], wall_s: float) -> dict[str, Any]:

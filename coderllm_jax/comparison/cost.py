@@ -2,7 +2,7 @@
 
     chip-seconds of 1,000 answers   wall clock of the arm's turns x chips / answers x 1,000
     of 1,000 right answers          the same over right answers
-    fixed                           training (the run's wall clock), embedding the chunks
+    fixed                           training: the run's wall clock x its chips
     amortised over n answers        (fixed / n + each) x 1,000
     break-even of a against b       n at which fixed_a + n x each_a = fixed_b + n x each_b
 
@@ -11,7 +11,8 @@ Prices are the user's (`prices`); where none is set, costs are told in seconds a
 made up. An endpoint's machine is not ours: its cost is that of its tokens.
 
 Covers: this setting, as many questions at a time as there are slots. Does not cover: an idle
-machine, which costs as much as a busy one; people's time; preparing the data.
+machine, which costs as much as a busy one; people's time; preparing the data and embedding the
+chunks, which may have been done long ago; a run that was trained on another kind of chip.
 """
 
 from __future__ import annotations

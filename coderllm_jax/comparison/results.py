@@ -76,7 +76,7 @@
                                        "price_per_1000": ESTIMATE,
                                        "chip_seconds_per_right": ESTIMATE,
                                        "price_per_right": ESTIMATE,
-                                       "fixed": {"training": 476.2, "index": 12.0},  chip-seconds
+                                       "fixed": {"training": 476.2},    chip-seconds
                                        "amortised": [{"answers": 1000, "chip_seconds_per_1000": …,
                                                       "price_per_1000": … or null}, …]}},
                    "break_even": [{"first", "second", "answers": 12000 or null, "words": "…"}]}

@@ -24,7 +24,7 @@ from coderllm_jax.evaluation.examples import Example, Outcome, run_examples
 from coderllm_jax.evaluation.extraction import FENCE, extract_code
 from coderllm_jax.evaluation.facts import score_facts
 from coderllm_jax.evaluation.text_metrics import sentence_scores
-from coderllm_jax.records import Answer, Chunk
+from coderllm_jax.records import Answer
 from coderllm_jax.retrieval.citations import clean_citations
 from coderllm_jax.retrieval.metrics import judge_grounds
 
@@ -202,8 +202,3 @@ def repeated_share(text: str) -> float:
     )
     total = sum(runs.values())
     return 1 - len(runs) / total if total else 0.0
-
-
-def symbols_of(chunks: Sequence[Chunk]) -> dict[str, str]:
-    """Chunk id → symbol."""
-    return {chunk.id: chunk.symbol for chunk in chunks}
