@@ -121,8 +121,9 @@ def read_standing(content: Content, figure: Figure) -> Standing:
 def _accuracy(content: Content, arms: Mapping[str, Arm]) -> str:
     figure = main_figure(content)
     if figure is None:
-        if not content.get("sets"):
-            return ""
+        sets = content.get("sets", ())
+        if not sets or any(each.get("is_scored") for each in sets):
+            return "How right the answers are could not be measured." if sets else ""
         return (
             "None of these questions has a reference answer, so no arm can be called more right "
             "than another; style, speed and cost are compared."

@@ -63,7 +63,7 @@ def statistics_part(content: Content) -> str:
     )
     parts = [_chart(content, headline), f'<p class="muted">{words}</p>', _table(content, headline)]
     if others:
-        title = f"{len(others)} more comparisons"
+        title = f"{len(others)} more comparison{'s' * (len(others) != 1)}"
         parts.append(unfold(title, _table(content, others)))
     return "".join(parts)
 

@@ -2,6 +2,8 @@
 
 STYLE = """
 body{max-width:1240px}
+body{overflow-wrap:break-word}.use>*,figcaption,#filters *,.chip,.question h4,h1,nav a{min-width:0;
+overflow-wrap:anywhere}
 nav{display:flex;flex-wrap:wrap;gap:2px 18px;margin:18px 0 0;font-size:.9rem}
 nav a,.links a{color:var(--series-0)}
 .dot{display:inline-block;width:10px;height:10px;border-radius:50%;background:var(--c);
@@ -28,10 +30,10 @@ svg text.name{fill:var(--c);font-weight:600;paint-order:stroke;stroke:var(--card
 .strokes path{stroke:var(--c);stroke-width:1;vector-effect:non-scaling-stroke;opacity:.22}
 svg.track rect.box{fill:var(--card);fill-opacity:.75;stroke:var(--c);stroke-width:1.5}
 .median{stroke:var(--c);stroke-width:3}
-#filters{display:grid;grid-template-columns:repeat(auto-fill,minmax(170px,1fr));gap:8px 12px;
-scroll-margin-top:8px}
+#filters{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,170px),1fr));
+gap:8px 12px;scroll-margin-top:8px}
 #filters[hidden]{display:none}
-#filters label{display:grid;font-size:.8rem;color:var(--muted)}
+#filters label{display:grid;min-width:0;align-content:end;font-size:.8rem;color:var(--muted)}
 #filters .long{grid-column:span 2}#filters .state{grid-column:1/-1;display:flex;flex-wrap:wrap;
 gap:6px 14px;align-items:center;font-size:.88rem}
 input,select,button{font:inherit;color:var(--ink);background:var(--paper);
@@ -73,7 +75,8 @@ monospace;overflow-wrap:anywhere}
 .tests td::before{content:attr(data-name);display:block;color:var(--muted);font-size:.78rem;
 font-weight:400}
 .figures :is(th,td){font-size:.86rem}.figures td small{font-size:.74rem}
-#filters{grid-template-columns:1fr 1fr}.chips{display:flex;flex-wrap:wrap;gap:0 12px}}
+#filters{grid-template-columns:repeat(2,minmax(0,1fr))}
+.chips{display:flex;flex-wrap:wrap;gap:0 12px}}
 @media print{body{max-width:none;padding:0}#filters,nav{display:none}
 tr.group{break-after:avoid}.chips{display:flex;flex-wrap:wrap}
 .question>summary{break-inside:avoid;padding:3px 0}.dot,.strokes path{

@@ -200,10 +200,11 @@ def _given(
     f1 = found / 4
     runs = bool(found) if kind == "example" and facts else None
     code = f"```python\nimport optax\ntx = optax.{optimizer}(0.1)\n```"
-    text = f"`optax.{optimizer}` takes `learning_rate`{', `b1=0.9`' * (found > 2)}." + words
+    text = f"`optax.{optimizer}` takes `learning_rate`{', `b1=0.9`' * (found > 2)}."
     if kind == "example":
         text = f"{code}\n{text}"
     scores: dict[str, float] = {"num_words": float(len(text.split())), "clear": 1.0}
+    text += words
     if facts:
         scores |= {"fact_f1": f1, "right": float(found == 4), "chrf": 20 + 60 * f1}
     if runs is not None:
