@@ -15,7 +15,8 @@ import collections
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -27,6 +28,8 @@ from coderllm_jax.generation import program
 from coderllm_jax.generation.detokenize import TextStream
 from coderllm_jax.generation.network import DecodeWeights, split_layers
 from coderllm_jax.generation.sampling import SamplingArrays
+from coderllm_jax.generation.screen import make_screen
+from coderllm_jax.generation.weight_format import choose_screen, decode_rows
 from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.model.forward import ForwardOptions
 from coderllm_jax.model.lora import Adapters, merge_adapters
@@ -101,11 +104,15 @@ class Engine:
         num_slots: int = 16,
         max_length: int = 1024,
         merge: bool = True,
+        head: Literal["auto", "whole", "screened"] = "auto",
+        cache_dir: str | Path | None = None,
     ) -> None:
         """`weights` and `adapters` are the stacked trees; the caller may drop them afterwards.
 
         max_length: tokens of prompt and answer together. merge: adapters are added to the weights,
         which saves their products at every token; kept apart, they are exact in their own format.
+        head: how greedy tokens are found, by all logits or through `screen`; auto is the faster one
+        by measurement, which `cache_dir` keeps.
         """
         adapters = adapters or {}
         if merge and adapters:
@@ -123,9 +130,17 @@ class Engine:
                 "splits the slots evenly"
             )
         self._stops = (tokenizer.end_of_turn_id, tokenizer.eos_id)
+        self._num_rows = decode_rows(num_slots, options.precision)
+        self._screen = None
+        if head == "auto" and mesh is None:
+            self._screen = choose_screen(
+                self._weights, num_rows=self._num_rows, cache_dir=cache_dir, **self._static
+            )
+        elif head == "screened":
+            self._screen = make_screen(self._weights.embedding, precision=options.precision)
         self._state = program.new_slots(
             architecture,
-            num_slots=num_slots,
+            num_slots=self._num_rows,
             max_length=max_length,
             dtype=options.precision.operands,
         )
@@ -155,6 +170,7 @@ class Engine:
             "num_slots": self.num_slots,
             "max_length": self.max_length,
             "precision": self.options.precision.name,
+            "head": "whole" if self._screen is None else "screened",
             "platform": jax.default_backend(),
         }
 
@@ -286,7 +302,7 @@ class Engine:
             padded[0, : len(piece)] = piece
             # On a mesh rows are split evenly: the others are of no slot, and nothing is written.
             none = [0] * (self._rows - 1)
-            slots = [slot] + [self.num_slots] * len(none)
+            slots = [slot] + [self._num_rows] * len(none)
             where = (slots, [start, *none], [len(piece), *none], [end, *none])
             self._state = program.prefill(
                 self._weights,
@@ -298,7 +314,7 @@ class Engine:
             ids, start = ids[len(piece) :], start + len(piece)
 
     def _dispatch(self) -> tuple[program.Decoded, dict[int, _Running]]:
-        cancelled = np.zeros(self.num_slots, bool)
+        cancelled = np.zeros(self._num_rows, bool)
         cancelled[list(self._cancelled)] = True
         self._cancelled.clear()
         asked = [running.completion.request for running in self._running.values()]
@@ -306,6 +322,7 @@ class Engine:
             self._weights,
             self._state,
             cancelled,
+            self._screen,
             stops=self._stops,
             samples=not all(request.sampling.is_greedy for request in asked),
             logprobs=any(request.logprobs for request in asked),

@@ -33,6 +33,7 @@ from coderllm_jax.generation.cache import (
 )
 from coderllm_jax.generation.network import DecodeWeights, head_logits, run_blocks
 from coderllm_jax.generation.sampling import SamplingArrays, choose_tokens, likeliest
+from coderllm_jax.generation.screen import Screen, screened_likeliest
 from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.model.attention import attend
 from coderllm_jax.model.forward import ForwardOptions
@@ -220,6 +221,7 @@ def decode(
     weights: DecodeWeights,
     state: SlotState,
     cancelled_S: jax.Array,
+    screen: Screen | None = None,
     *,
     architecture: Architecture,
     options: ForwardOptions,
@@ -230,7 +232,8 @@ def decode(
     """One token for every active slot. `cancelled` slots stop before it.
 
     samples: whether any slot is not greedy; logprobs: whether anybody asked for them. Both cost
-    passes over [S, V] that greedy answers can do without.
+    passes over [S, V] that greedy answers can do without, and where there is a `screen`, so are
+    most logits.
     """
     active_S = state.active & ~cancelled_S
     caches = list(state.caches)
@@ -256,15 +259,22 @@ def decode(
         architecture=architecture,
         options=options,
     )
-    logits_SV = head_logits(weights, hidden_S1D[:, 0], architecture=architecture, options=options)
+    seen_SV = state.seen
+    logprob_S = alternatives = None
+    if screen is not None and not (samples or logprobs):
+        token_S = screened_likeliest(
+            weights, screen, hidden_S1D[:, 0], architecture=architecture, options=options
+        )
+    else:
+        logits_SV = head_logits(
+            weights, hidden_S1D[:, 0], architecture=architecture, options=options
+        )
+        token_S = likeliest(logits_SV)
     if samples:
         token_S = choose_tokens(logits_SV, state.seen, state.answered, state.sampling)
         seen_SV = state.seen.at[jnp.arange(token_S.shape[0]), token_S].set(True)
-    else:
-        token_S, seen_SV = likeliest(logits_SV), state.seen
     token_S = jnp.where(active_S, token_S, state.token)
 
-    logprob_S = alternatives = None
     if logprobs:
         logprob_SV = jax.nn.log_softmax(logits_SV, axis=-1)
         logprob_S = jnp.take_along_axis(logprob_SV, token_S[:, None], axis=1)[:, 0]
