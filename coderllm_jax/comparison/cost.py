@@ -307,13 +307,17 @@ def _per_right(
         for turn, each in zip(turns, spent, strict=True)
         if turn.round in right
     ]
-    counts = sum(turn.num_answers for turn in turns if turn.round in right)
-    estimate = _ratio(
-        [each for each, _ in pairs], [n for _, n in pairs], factor=1.0, num_items=counts, seed=seed
-    )
-    if estimate.high is not None and not math.isfinite(estimate.high):
-        return estimate._replace(high=None)
-    return estimate
+    num_items = sum(turn.num_answers for turn in turns if turn.round in right)
+    spent_I, right_I = ([each for each, _ in pairs], [count for _, count in pairs])
+    if not sum(right_I):
+        return Estimate(None, num_items=num_items)
+    # Turns that are drawn again may hold no right answer: the other way up, that is a plain 0.
+    rate = _ratio(right_I, spent_I, factor=1.0, num_items=num_items, seed=seed)
+    return Estimate(_inverse(rate.value), _inverse(rate.high), _inverse(rate.low), num_items)
+
+
+def _inverse(value: float | None) -> float | None:
+    return 1 / value if value else None
 
 
 def _ratio(
@@ -321,12 +325,11 @@ def _ratio(
 ) -> Estimate:
     if not sum(by):
         return Estimate(None, num_items=num_items)
-
-    def divide(totals_RS: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore"):
-            return factor * totals_RS[:, 0] / totals_RS[:, 1]
-
-    estimate = bootstrap_totals(np.array([over, by], np.float64).T, divide, seed=seed)
+    estimate = bootstrap_totals(
+        np.array([over, by], np.float64).T,
+        lambda totals_RS: factor * totals_RS[:, 0] / totals_RS[:, 1],
+        seed=seed,
+    )
     return estimate._replace(num_items=num_items)
 
 

@@ -60,7 +60,6 @@ SPECS: tuple[Spec, ...] = (
         "Right answers",
         "Answers whose fact F1 is at least verdicts.right_from.",
         binary=True,
-        family="accuracy",
         is_headline=True,
     ),
     Spec(
