@@ -11,6 +11,8 @@ from benchmarks import retrieval
 from benchmarks.retrieval import (
     Asked,
     Quality,
+    asked_of_items,
+    asked_of_paraphrases,
     judge,
     make_vectors,
     missed_targets,
@@ -19,7 +21,7 @@ from benchmarks.retrieval import (
     scale_table,
 )
 from benchmarks.retrieval_questions import OFF_TOPIC, PARAPHRASES
-from coderllm_jax.records import Chunk
+from coderllm_jax.records import Chunk, EvalItem
 from coderllm_jax.retrieval.vectors import scann_problem
 
 
@@ -38,13 +40,14 @@ def test_the_right_passage_is_of_the_symbol_and_its_source():
         Chunk("2", "t", "lib 2", "f"),
         Chunk("3", "t", "lib 1", "g"),
     ]
-    assert Asked("i", "q", ("f",), "lib 1").gains(chunks) == {"1": 1.0}
-    assert set(Asked("i", "q", ("f", "g")).gains(chunks)) == {"1", "2", "3"}
+    assert Asked("q", ("f",), True, "lib 1").gains(chunks) == {"1": 1.0}
+    assert set(Asked("q", ("f", "g"), True).gains(chunks)) == {"1", "2", "3"}
 
 
 def test_halves_are_about_even_and_questions_are_all_different():
-    halves = [Asked(q, q, symbols).is_validation for q, symbols in PARAPHRASES]
-    assert 0.3 < sum(halves) / len(halves) < 0.7
+    items = [EvalItem(f"seen:lib.f{n}", "q", "a", "seen") for n in range(200)]
+    for asked in (asked_of_items(items), asked_of_paraphrases()):
+        assert 0.4 < sum(each.is_validation for each in asked) / len(asked) < 0.6
     questions = [*(question for question, _ in PARAPHRASES), *OFF_TOPIC]
     assert len(set(questions)) == len(questions)
 
