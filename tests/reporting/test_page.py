@@ -34,6 +34,11 @@ def test_a_page_with_a_script_allows_that_one_by_its_digest() -> None:
     assert html.index("</p>") < html.index("<script>")
 
 
+def test_only_screens_are_dark() -> None:
+    dark = re.findall(r"@media([^{]*prefers-color-scheme[^{]*)\{", page("t", []))
+    assert dark == [" screen and (prefers-color-scheme:dark)"]
+
+
 def test_a_pages_own_rules_come_after_those_of_all_pages() -> None:
     (style,) = re.findall(r"<style>(.*?)</style>", page("t", [], style="p{margin:1px}"), re.DOTALL)
     assert style.index("p{margin:.4rem 0}") < style.index("p{margin:1px}")

@@ -40,7 +40,7 @@ def test_dearer_is_further_right_and_better_is_higher() -> None:
 
 
 def test_names_give_way() -> None:
-    spots = [Spot("one arm", 100.0, 0.5), Spot("other arm", 101.0, 0.5), Spot("third", 99.0, 0.51)]
+    spots = [Spot("one arm", 100.0, 0.5), Spot("other arm", 100.0, 0.5), Spot("third", 99.0, 0.51)]
     boxes = []
     for x, y, anchor, name in re.findall(
         r'x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)">([^<]+)<', draw(*spots)

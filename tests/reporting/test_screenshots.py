@@ -73,11 +73,19 @@ WALK = """
     find("#unfold").click();
     seen.open = document.querySelectorAll("details.question[open]").length;
     seen.width = [document.documentElement.scrollWidth, innerWidth];
+    find("#unfold").click();
+    set('select[data-by="set"]', "1");
+    document.querySelector('a[href="#q0"]').click();
+  }, 300);
+  setTimeout(() => {
+    note("led to the first");
+    seen.openNow = [...document.querySelectorAll("details.question[open]")]
+      .map((card) => Number(card.dataset.number));
     const result = document.createElement("pre");
     result.id = "result";
     result.textContent = JSON.stringify(seen);
     document.body.append(result);
-  }, 300);
+  }, 600);
 })();
 """
 
@@ -161,6 +169,9 @@ def test_the_filter_shows_what_was_asked_for(tmp_path: Path) -> None:
     assert seen["told"] == f"{len(seen['lion'])} of {len(every)} questions"
     assert seen["open"] == len(every)
     assert seen["width"][0] <= seen["width"][1]
+    # A way to a question that is filtered out shows it all the same.
+    assert seen["led to the first"] == every
+    assert seen["openNow"] == [0]
 
 
 @pytest.mark.parametrize("has_policy", [True, False])
