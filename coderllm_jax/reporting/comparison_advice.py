@@ -17,7 +17,9 @@ from coderllm_jax.reporting.comparison_content import (
     Content,
     dot,
     label_of,
+    question_numbers,
     read_arms,
+    section_of,
 )
 from coderllm_jax.reporting.comparison_filter import pick
 from coderllm_jax.reporting.comparison_questions import question_links
@@ -29,7 +31,7 @@ _NOBODY = "none of them"
 def recommendations_table(content: Content) -> str:
     """One row a use; "" where nothing is recommended."""
     arms = read_arms(content)
-    rows = "".join(_use(each, arms) for each in content.get("recommendations", ()))
+    rows = "".join(_use(each, arms, content) for each in content.get("recommendations", ()))
     if not rows:
         return ""
     heads = "".join(f"<span>{each}</span>" for each in ("use", "take", "how sure", "why"))
@@ -39,9 +41,7 @@ def recommendations_table(content: Content) -> str:
 def next_part(content: Content) -> str:
     """Changes to the training card, each with its motive and the questions behind it."""
     found = content.get("next_iteration", {})
-    numbers = {
-        str(each.get("id", "")): place for place, each in enumerate(content.get("questions", ()))
-    }
+    numbers = question_numbers(content)
     changes = "".join(_change(each, numbers) for each in found.get("changes", ()))
     words = f"<p>{text(found['words'])}</p>" if found.get("words") else ""
     card = (
@@ -62,12 +62,10 @@ def deployment_part(content: Content) -> str:
     )
 
 
-def _use(each: Mapping[str, Any], arms: Mapping[str, Arm]) -> str:
+def _use(each: Mapping[str, Any], arms: Mapping[str, Arm], content: Content) -> str:
     name, strength = str(each.get("arm", "")), str(each.get("strength", ""))
     evidence = "".join(
-        f"<li>{text(one.get('words', ''))}"
-        + (f' <span class="muted">{text(one["figure"])}</span>' if one.get("figure") else "")
-        + "</li>"
+        f"<li>{text(one.get('words', ''))} {_source(str(one.get('figure', '')), content)}</li>"
         for one in each.get("evidence", ())
     )
     rule = f'<p class="small">Rule: {text(each["rule"])}</p>' if each.get("rule") else ""
@@ -81,6 +79,13 @@ def _use(each: Mapping[str, Any], arms: Mapping[str, Arm]) -> str:
         f"<div>{text(each.get('words', ''))}"
         f"{unfold('rule and evidence', more) if more else ''}</div></div>"
     )
+
+
+def _source(path: str, content: Content) -> str:
+    """A figure's path, as a way to where it is drawn."""
+    place = section_of(content, path.partition("/")[0])
+    shown = f'<span class="muted">{text(path)}</span>'
+    return f'<a href="#{place}">{shown}</a>' if place else shown if path else ""
 
 
 def _change(each: Mapping[str, Any], numbers: Mapping[str, int]) -> str:

@@ -44,6 +44,7 @@ class Figure(NamedTuple):
     better: str
     is_headline: bool
     arms: Mapping[str, Mapping[str, Any]]
+    items: Sequence[str]
 
 
 def make_visible(value: Any) -> Any:
@@ -80,11 +81,32 @@ def read_figures(content: Content, dimension: str = "") -> list[Figure]:
             str(figure.get("better", "")),
             bool(figure.get("is_headline")),
             figure.get("arms", {}),
+            figure.get("items", ()),
         )
         for each in content.get("dimensions", ())
         if not dimension or each.get("name") == dimension
         for figure in each.get("figures", ())
     ]
+
+
+def question_numbers(content: Content) -> dict[str, int]:
+    """The place of each question, by its id."""
+    return {
+        str(each.get("id", "")): number for number, each in enumerate(content.get("questions", ()))
+    }
+
+
+def section_of(content: Content, dimension: str) -> str:
+    """The id of a dimension's section on the page; "" of one that has nothing to show."""
+    names = [each.get("name") for each in content.get("dimensions", ())]
+    known = (
+        is_known(figure.arms.get(arm))
+        for figure in read_figures(content, dimension)
+        for arm in read_arms(content)
+    )
+    if dimension not in names or not any(known):
+        return ""
+    return "cost" if dimension == "cost" else f"dimension-{names.index(dimension)}"
 
 
 def main_set(content: Content) -> Mapping[str, Any]:

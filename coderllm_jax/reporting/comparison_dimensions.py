@@ -21,11 +21,13 @@ from coderllm_jax.reporting.comparison_content import (
     head_of,
     interval_of,
     is_known,
+    question_numbers,
     read_arms,
     read_figures,
     set_labels,
     show_in,
 )
+from coderllm_jax.reporting.comparison_filter import pick
 from coderllm_jax.reporting.comparison_reading import read_standing
 from coderllm_jax.reporting.page import text, unfold
 from coderllm_jax.reporting.row_charts import Group, interval_chart
@@ -133,5 +135,17 @@ def _row(
     under = [labels.get(figure.set, figure.set)]
     under += ["lower is better"] if figure.better == "lower" else []
     under += [figure.words] if explains else []
-    told = " · ".join(part for part in under if part)
-    return f"<tr><th>{text(figure.label)}<small>{text(told)}</small></th>{''.join(cells)}</tr>"
+    told = text(" · ".join(part for part in under if part))
+    if explains and (behind := _behind(content, figure)):
+        told += f" {behind}"
+    return f"<tr><th>{text(figure.label)}<small>{told}</small></th>{''.join(cells)}</tr>"
+
+
+def _behind(content: Content, figure: Figure) -> str:
+    """How many questions a figure rests on, and a way to them."""
+    numbers = question_numbers(content)
+    known = [numbers[each] for each in figure.items if each in numbers]
+    if not figure.items:
+        return ""
+    words = f"{len(figure.items):,} question{'s' * (len(figure.items) != 1)}"
+    return f"Rests on {pick(words, known, f'{figure.label} was measured')}."

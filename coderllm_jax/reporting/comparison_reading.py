@@ -155,13 +155,13 @@ def _costs(content: Content, arms: Mapping[str, Arm]) -> str:
     values = {name: number_of(each, "value") or 0.0 for name, each in cost.arms.items()}
     ordered = sorted(values, key=lambda name: values[name])
     least = values[ordered[0]]
-    others = [
-        f"{show_in(cost.unit)(values[name])} with {label_of(arms, name)}"
+    told = [
+        f"{show_in(cost.unit)(values[name]).partition(' ')[0]} with {label_of(arms, name)}"
         + (f" ({values[name] / least:.1f} times)" if least and values[name] > 1.05 * least else "")
         for name in ordered
     ]
     no_prices = "; no prices were set" if cost.name.startswith("chip") else ""
-    return f"1,000 answers cost {listed(others)}{no_prices}."
+    return f"1,000 answers cost, in {cost.unit}: {listed(told)}{no_prices}."
 
 
 def _uses(content: Content, arms: Mapping[str, Arm]) -> str:

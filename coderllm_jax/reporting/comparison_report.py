@@ -28,6 +28,7 @@ from coderllm_jax.reporting.comparison_content import (
     make_visible,
     number_of,
     read_arms,
+    section_of,
     show_in,
 )
 from coderllm_jax.reporting.comparison_cost import cost_part
@@ -118,9 +119,9 @@ def _header(content: Content) -> str:
 def _dimension_sections(content: Content) -> dict[str, tuple[str, str]]:
     """Accuracy, quality, performance, consistency, and any that this page has not heard of."""
     sections = {}
-    for place, each in enumerate(content.get("dimensions", ())):
+    for each in content.get("dimensions", ()):
         name = str(each.get("name", ""))
-        if name == "cost":
+        if name == "cost" or not (place := section_of(content, name)):
             continue
         body = dimension_part(
             content, name, leave_out=lambda figure: figure.name.startswith(_LATENCIES)
@@ -128,7 +129,7 @@ def _dimension_sections(content: Content) -> dict[str, tuple[str, str]]:
         if name == "performance" and (latencies := latency_part(content)):
             rest = f"<h3>Throughput, tokens and memory</h3>{body}" if body else ""
             body = f"{latencies}{rest}"
-        sections[f"dimension-{place}"] = (str(each.get("label") or name), body)
+        sections[place] = (str(each.get("label") or name), body)
     return sections
 
 

@@ -5,7 +5,7 @@ body{max-width:1240px}
 body{overflow-wrap:break-word}.use>*,figcaption,#filters *,.chip,.question h4,h1,nav a{min-width:0;
 overflow-wrap:anywhere}
 nav{display:flex;flex-wrap:wrap;gap:2px 18px;margin:18px 0 0;font-size:.9rem}
-nav a,.links a{color:var(--series-0)}
+a{color:var(--series-0)}a .muted{color:inherit}
 .dot{display:inline-block;width:10px;height:10px;border-radius:50%;background:var(--c);
 margin-right:6px;flex:none}
 .small{font-size:.82rem}

@@ -293,6 +293,7 @@ def _dimensions(
                         unit=unit,
                         better=better,
                         is_headline=is_headline,
+                        items=list(dict.fromkeys(itertools.chain(*values.values()))),
                     )
                 )
     figures["performance"] = [

@@ -134,7 +134,7 @@ def test_costs_are_told_from_the_least_up() -> None:
         ),
     )
     assert (
-        "1,000 answers cost 400 chip-s with Base, 410 chip-s with Trained and 800 chip-s with Rag "
+        "1,000 answers cost, in chip-seconds: 400 with Base, 410 with Trained and 800 with Rag "
         "(2.0 times); no prices were set."
     ) in said(content)
 

@@ -157,6 +157,21 @@ def test_numbers_of_better_and_worse_questions_lead_to_those(
     assert [int(number) for number in numbers.split()] == expected
 
 
+def test_a_figure_leads_to_the_questions_behind_it(content: dict[str, Any], html: str) -> None:
+    expected = [
+        number for number, each in enumerate(content["questions"]) if each["set"] == "unseen"
+    ]
+    shown = re.findall(r'data-numbers="([\d ]+)" data-words="Fact F1 was measured">([^<]*)<', html)
+    assert [words for _, words in shown] == ["12 questions", "4 questions"]
+    assert [int(number) for number in shown[1][0].split()] == expected
+
+
+def test_evidence_leads_to_its_figure(html: str) -> None:
+    place = re.search(r'<section id="([\w-]+)"><h2>Accuracy', html)
+    assert place
+    assert f'<a href="#{place[1]}"><span class="muted">accuracy/seen/fact_f1</span></a>' in html
+
+
 def test_a_count_that_is_not_of_these_questions_leads_nowhere(content: dict[str, Any]) -> None:
     other = copy.deepcopy(content)
     for row in other["comparisons"]:
