@@ -112,6 +112,7 @@ def structure(block_text):
 def test_an_attack_changes_nothing_around_it(attack):
     block = fit_passages(hits("lib.right(x)", attack, "lib.left"), tokens=999, count=count)
     assert structure(block.text) == ["[1]", "[2]", "[3]"]
+    assert block.text.splitlines() == block.text.split("\n")
     tame = fit_passages(hits("lib.right(x)", "lib.evil", "lib.left"), tokens=999, count=count)
     before, after = (
         [line for line in text.split("\n") if "lib.right" in line or "lib.left" in line]
@@ -140,6 +141,10 @@ def test_no_text_whatever_reaches_the_margin(texts):
     assert block.text.splitlines() == lines  # no line break of another kind
     assert all(mark == "\n" or unicodedata.category(mark) != "Cc" for mark in block.text)
     block.text.encode()
+
+
+def test_every_kind_of_line_break_is_one():
+    assert as_quotation("a\rb\r\nc\x0bd\x85e\u2028f\u2029\n\ng") == "a\nb\nc\nd\ne\nf\ng"
 
 
 def test_markup_and_code_stay_readable():
