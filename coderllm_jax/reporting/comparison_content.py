@@ -232,7 +232,7 @@ def _three_digits(value: float) -> str:
 def _bytes(value: float) -> str:
     for size, unit in _SIZES:
         if abs(value) >= size:
-            return f"{value / size:.2f} {unit}"
+            return f"{_three_digits(value / size)} {unit}"
     return f"{value:.0f} B"
 
 

@@ -35,8 +35,8 @@ def cost_part(content: Content) -> str:
     cost, found = read_cost(content), content.get("cost", {})
     if cost is None:
         return ""
-    told = [found.get("price_words"), found.get("chip_words")]
-    words = " ".join(str(each) for each in told if each)
+    told = [str(found.get(name, "")).rstrip(".") for name in ("price_words", "chip_words")]
+    words = " ".join(f"{each[0].upper()}{each[1:]}." for each in told if each)
     return (
         f'<p class="muted">{text(words)}</p>'
         f'<div class="grid-2">{_scatter(content, cost)}<div>{_trade_table(content, cost)}</div>'

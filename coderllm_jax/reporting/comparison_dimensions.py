@@ -32,9 +32,8 @@ from coderllm_jax.reporting.comparison_reading import read_standing
 from coderllm_jax.reporting.page import text, unfold
 from coderllm_jax.reporting.row_charts import Group, interval_chart
 
-# Units whose figures share one axis, and its ends.
-_SHARED = {"share": (0.0, 1.0, "From 0 to 1"), "percent": (0.0, 100.0, "From 0 to 100")}
-_FROM_ZERO = 0.0
+# Units whose figures share one axis, its end, and what to call it.
+_SHARED = {"share": (1.0, "From 0 to 1"), "percent": (100.0, "From 0 to 100")}
 
 
 def glance_table(content: Content) -> str:
@@ -66,18 +65,17 @@ def _charts(content: Content, figures: Sequence[Figure]) -> list[str]:
     together: dict[tuple[str, str], list[Figure]] = {}
     for figure in figures:
         if any(map(is_known, figure.arms.values())):
-            alone = "" if figure.unit in _SHARED else figure.name
-            together.setdefault((f"{figure.unit}\0{alone}", figure.set), []).append(figure)
+            kind = figure.better if figure.unit in _SHARED else figure.name
+            together.setdefault((f"{figure.unit}\0{kind}", figure.set), []).append(figure)
     # Sets stand beside one another.
     kinds = list(dict.fromkeys(kind for kind, _ in together))
     charts = []
     for (_, of_set), found in sorted(together.items(), key=lambda one: kinds.index(one[0][0])):
         unit = found[0].unit
-        low, high, ends = _SHARED.get(unit, (None, None, ""))
+        high, ends = _SHARED.get(unit, (None, ""))
         where = labels.get(of_set, of_set)
         lower = "lower is better" if found[0].better == "lower" else ""
-        alone = "" if unit in _SHARED else f"{found[0].label}, {unit}" if unit else found[0].label
-        title = " · ".join(part for part in (alone or ends, where, lower) if part)
+        title = " · ".join(part for part in (ends or _alone(found[0]), where, lower) if part)
         groups = [
             Group(
                 "" if unit not in _SHARED else figure.label,
@@ -85,10 +83,16 @@ def _charts(content: Content, figures: Sequence[Figure]) -> list[str]:
             )
             for figure in found
         ]
-        if low is None and _are_positive(found):
-            low = _FROM_ZERO
+        # A difference of shares may be below zero, too.
+        low = 0.0 if _are_positive(found) else None
         charts.append(interval_chart(title, groups, show=_show_alone(unit), low=low, high=high))
     return charts
+
+
+def _alone(figure: Figure) -> str:
+    """A chart's title of one figure: with its unit, unless the label says it (`Tokens in`)."""
+    says_it = figure.unit.partition("/")[0] in figure.label.lower()
+    return figure.label if says_it else f"{figure.label}, {figure.unit}"
 
 
 def _show_alone(unit: str) -> Show:

@@ -175,6 +175,8 @@ def _uses(content: Content, arms: Mapping[str, Arm]) -> str:
         strengths[strength] = strengths.get(strength, 0) + 1
     if not of_arm:
         return ""
+    if list(of_arm) == [""] and len(recommendations) > 1:
+        return "No arm is fit for any of these uses."
     unfit = of_arm.pop("", [])
     parts = [f"{label_of(arms, name)} for {listed(uses)}" for name, uses in of_arm.items()]
     sentence = f"Use {'; '.join(parts)}" if parts else ""

@@ -54,8 +54,10 @@ font-size:.82rem;font-weight:400}
 .question h4{display:flex;align-items:center;margin:0 0 4px;font-size:.86rem}
 .reference h4{color:var(--muted)}
 .facts{font-size:.82rem;line-height:1.7}.facts span{color:var(--muted)}
-.facts code{font:12px/1.4 ui-monospace,Menlo,Consolas,monospace;border:1px solid var(--rule);
-border-radius:4px;padding:0 4px;margin-right:3px;overflow-wrap:anywhere}
+.grid-2{align-items:start}
+.facts code{display:inline-block;max-width:100%;font:12px/1.4 ui-monospace,Menlo,Consolas,
+monospace;border:1px solid var(--rule);border-radius:4px;padding:0 4px;margin-right:3px;
+overflow-wrap:anywhere}
 ul.checks{list-style:none;margin:.3rem 0;padding:0;font-size:.82rem;overflow-wrap:anywhere}
 .passage{margin:0 0 12px}.passage p{margin:0 0 2px}.shown-to span{margin-right:14px}
 .shown-to span .dot{margin-right:4px}

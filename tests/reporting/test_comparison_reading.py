@@ -173,6 +173,8 @@ def test_uses_are_gathered_by_arm_with_how_sure() -> None:
 def test_where_no_arm_is_fit_nothing_is_recommended() -> None:
     content = {"recommendations": [{"label": "Must cite", "arm": "", "strength": "none"}]}
     assert said(content) == "No arm is fit for must cite."
+    content["recommendations"] *= 2
+    assert said(content) == "No arm is fit for any of these uses."
 
 
 def test_without_references_nobody_is_called_right() -> None:

@@ -122,6 +122,21 @@ def test_every_figure_of_every_arm_is_there_with_its_interval(
                     assert f"{estimate['low']:.3f} to {estimate['high']:.3f}" in words
 
 
+def test_what_is_better_when_lower_has_a_chart_of_its_own(content: dict[str, Any]) -> None:
+    other = copy.deepcopy(content)
+    figure = other["dimensions"][0]["figures"][0]
+    figure["better"] = "lower"
+    figure["arms"]["base"] |= {"value": -0.1, "low": -0.2, "high": 0.0}
+    page = render(other)
+    titles = [unescape(title) for title in re.findall(r"<figcaption>([^<]*)<", page)]
+    assert "From 0 to 1 · what was trained on · lower is better" in titles
+    assert "From 0 to 1 · what was trained on" in titles
+    # An end below zero is drawn where it is, and the axis goes there.
+    title = "<figcaption>From 0 to 1 · what was trained on · lower is better"
+    chart = page[page.index(title) :].partition("</figure>")[0]
+    assert "-0.5" in re.findall(r"<text[^>]*>([^<]*)</text>", chart)
+
+
 def test_every_comparison_has_its_verdict(content: dict[str, Any], html: str) -> None:
     words = Outline(html).text
     for row in content["comparisons"]:
