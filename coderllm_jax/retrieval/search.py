@@ -31,8 +31,8 @@ from coderllm_jax.retrieval.vectors import top_positions
 class SearchSettings:
     """Which rankings there are, how long, and how they are weighed.
 
-    Weights and k were chosen on the validation halves of benchmarks/retrieval.py: with all weights 1
-    and k = 60, what BM25 finds for questions in other words pushes aside what vectors find.
+    Weights and k were chosen on the validation halves of benchmarks/retrieval.py: with k = 60 and
+    equal weights, what BM25 finds for questions in other words pushes aside what vectors find.
     """
 
     mode: str = "hybrid"
