@@ -110,6 +110,9 @@ class Book:
                     progress(1)
 
                 answer_all(answerer, list(missing.values()), take)
+                # An engine is a step ahead of what it tells: that step is this arm's, too.
+                while not answerer.is_idle:
+                    answerer.poll()
             self.num_asked += len(missing)
             is_whole = len(missing) == len(set(keys))
             turn = _meter(arm, phase, round, list(fresh.values()), meter.usage, is_whole=is_whole)
