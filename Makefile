@@ -7,7 +7,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help train test prove check clean
+.PHONY: help train compare test prove check clean
 
 VENV ?= .venv
 PLATFORM ?= auto
@@ -32,6 +32,10 @@ help:  ## list the targets
 train:  ## install, prepare data and model where needed, train: writes runs/lora
 	$(install) train
 	$(python) -m coderllm_jax.train --config=configs/lora.py $(device_flag) $(ARGS)
+
+compare:  ## install, compare the trained model with retrieval and the base: writes runs/comparison
+	$(install) compare
+	$(python) -m coderllm_jax.compare --config=configs/comparison.py $(ARGS)
 
 test:  ## install, check, run the tests
 	$(install) test

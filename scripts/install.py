@@ -1,6 +1,7 @@
 """Makes the virtual environment that `make` works in. Needs nothing but the standard library.
 
     python3 scripts/install.py train     a training run on the best device of this machine
+    python3 scripts/install.py compare   the same, with what retrieval needs
     python3 scripts/install.py test      the test-suite and the checks
     python3 scripts/install.py full      everything, the peers and torch included
 
@@ -15,9 +16,10 @@ A file enters the list when pip has returned, so an interrupted installation cou
 the list no longer fits (a lock changed, another Python), the environment is made anew. A folder
 without a list is somebody else's work and is left alone. Concurrent calls wait for each other.
 
-For `test` and `full` it also installs bubblewrap, in which generated code is executed, where it
-may: as root or with a sudo that asks nothing, on a system with apt-get. Where it may not, it says
-what is missing, and goes on: those tests are skipped then.
+It also brings two of Debian's programs, where it may: as root or with a sudo that asks nothing, on
+a system with apt-get. They are bubblewrap, in which generated code is executed (not for `train`),
+and Chromium, in which pages are looked at (`test` and `full`). Where it may not, it says what is
+missing, and goes on: code is not executed, and those tests are skipped.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
 LIST_NAME = "installed.json"
 TRAIN_LOCKS = {"cpu": "train.lock", "cuda": "cuda.lock", "tpu": "tpu.lock"}
-APT_TIMEOUT_S = 120
+APT_TIMEOUT_S = 300
 # PCI ids as jax tells TPUs from Google's network cards, which share the vendor.
 GOOGLE_PCI_VENDOR = "0x1ae0"
 TPU_PCI_DEVICES = {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}
@@ -52,7 +54,7 @@ class InstallError(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Brings the environment up to what is asked; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("purpose", choices=("train", "test", "full"))
+    parser.add_argument("purpose", choices=("train", "compare", "test", "full"))
     parser.add_argument("--platform", choices=("auto", *TRAIN_LOCKS), default="auto")
     parser.add_argument("--venv", type=pathlib.Path, default=ROOT / ".venv")
     options = parser.parse_args(arguments)
@@ -61,8 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         platform = detect_platform() if options.platform == "auto" else options.platform
         with exclusive(options.venv):
             install(options.venv, required_files(options.purpose, platform))
-            if options.purpose != "train" and (missing := install_sandbox()):
+            if options.purpose != "train" and (missing := install_debian("bubblewrap", "bwrap")):
                 print(f"install: no sandbox for generated code: {missing}", file=sys.stderr)
+            looks = options.purpose in ("test", "full")
+            if looks and (missing := install_debian("chromium", "chromium")):
+                print(f"install: no browser to look at pages with: {missing}", file=sys.stderr)
     except InstallError as error:
         print(f"install: {error}", file=sys.stderr)
         return 1
@@ -104,7 +109,8 @@ def required_files(purpose: str, platform: str) -> list[str]:
     """Names of the files in requirements/ that `purpose` installs, in order."""
     return {
         "train": ["bootstrap.lock", TRAIN_LOCKS[platform]],
-        "test": ["bootstrap.lock", "dev.lock"],
+        "compare": ["bootstrap.lock", TRAIN_LOCKS[platform], "retrieval.lock", "torch.txt"],
+        "test": ["bootstrap.lock", "dev.lock", "torch.txt"],
         "full": ["bootstrap.lock", "full.lock", "torch.txt"],
     }[purpose]
 
@@ -135,25 +141,24 @@ def install(venv: pathlib.Path, names: Sequence[str]) -> None:
         write_list(venv, finished | {"checkout": str(ROOT)})
 
 
-def install_sandbox() -> str:
-    """Installs bubblewrap where it is missing; returns why it still is, "" where it is there."""
+def install_debian(package: str, program: str) -> str:
+    """Installs a Debian package where its program is missing; returns why it still is, else ""."""
     if sys.platform != "linux":
-        return "bubblewrap is Linux only; generated code is not executed here"
-    reason = "" if shutil.which("bwrap") else install_bubblewrap()
-    by_hand = "install bubblewrap by hand (apt-get install bubblewrap)"
+        return f"{package} is installed on Linux only"
+    reason = "" if shutil.which(program) else _apt_install(package, program)
+    by_hand = f"install {package} by hand (apt-get install {package})"
     return f"{reason}; {by_hand}" if reason else ""
 
 
-def install_bubblewrap() -> str:
-    """Installs the Debian package; returns why it is still missing, "" where it is there."""
+def _apt_install(package: str, program: str) -> str:
     apt, sudo = shutil.which("apt-get"), shutil.which("sudo")
     if apt is None:
-        return "there is no bwrap on PATH, and no apt-get to install it with"
+        return f"there is no {program} on PATH, and no apt-get to install it with"
     if os.geteuid() and sudo is None:
-        return "there is no bwrap on PATH, and only root may install it"
+        return f"there is no {program} on PATH, and only root may install it"
     command = [*([sudo, "-n"] if os.geteuid() and sudo else []), apt]
-    get = [*command, "install", "--yes", "--no-install-recommends", "bubblewrap"]
-    print("install: bubblewrap ...", flush=True)
+    get = [*command, "install", "--yes", "--no-install-recommends", package]
+    print(f"install: {package} ...", flush=True)
     for step in (get, [*command, "update"], get):  # a fresh container has no package lists yet
         try:
             done = subprocess.run(
@@ -167,7 +172,7 @@ def install_bubblewrap() -> str:
             )
         except subprocess.TimeoutExpired:
             return f"{' '.join(step)} took more than {APT_TIMEOUT_S} s"
-        if shutil.which("bwrap"):
+        if shutil.which(program):
             return ""
     said = done.stderr.strip().splitlines()
     return f"{' '.join(get)} failed ({said[-1] if said else done.returncode})"

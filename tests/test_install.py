@@ -15,6 +15,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
+LOCKS = ("bootstrap.lock", "train.lock", "cuda.lock", "retrieval.lock", "dev.lock")
+
+
 @pytest.fixture
 def installer(tmp_path, monkeypatch):
     """The script as a module, with requirements of its own and a pip that only takes notes."""
@@ -23,7 +26,7 @@ def installer(tmp_path, monkeypatch):
     spec.loader.exec_module(module)
     requirements = tmp_path / "requirements"
     requirements.mkdir()
-    for name in ("bootstrap.lock", "train.lock", "cuda.lock", "dev.lock"):
+    for name in (*LOCKS, "torch.txt"):
         (requirements / name).write_text(f"# {name}\n")
     monkeypatch.setattr(module, "REQUIREMENTS", requirements)
     monkeypatch.setattr(module.shutil, "which", lambda name: f"/usr/bin/{name}")
@@ -34,7 +37,7 @@ def installer(tmp_path, monkeypatch):
             calls.append("venv")
             Path(command[3], "bin").mkdir(parents=True, exist_ok=True)
             return subprocess.CompletedProcess(command, 0)
-        installed = [Path(word).name for word in command if word.endswith(".lock")]
+        installed = [Path(word).name for word in command if word.endswith((".lock", "torch.txt"))]
         calls.append(installed[0] if installed else "checkout")
         return subprocess.CompletedProcess(command, int(calls[-1] == module.failing))
 
@@ -62,6 +65,7 @@ def test_a_second_call_does_nothing(installer, tmp_path):
 def test_layers_add_up(installer, tmp_path):
     venv = tmp_path / "venv"
     install(installer, venv)
+    assert install(installer, venv, "compare") == ["retrieval.lock", "torch.txt"]
     assert install(installer, venv, "test") == ["dev.lock"]
     assert install(installer, venv, "train", "cuda") == ["cuda.lock"]
     assert install(installer, venv) == []
@@ -222,20 +226,20 @@ GET = "apt-get install --yes --no-install-recommends bubblewrap"
 
 
 def test_the_sandbox_is_installed_once(system):
-    assert system.install_sandbox() == ""
-    assert system.install_sandbox() == ""
+    assert system.install_debian("bubblewrap", "bwrap") == ""
+    assert system.install_debian("bubblewrap", "bwrap") == ""
     assert system.commands == [GET]
 
 
 def test_package_lists_are_fetched_where_they_are_missing(system):
     system.apt_succeeds_after = 2
-    assert system.install_sandbox() == ""
+    assert system.install_debian("bubblewrap", "bwrap") == ""
     assert system.commands == [GET, "apt-get update", GET]
 
 
 def test_an_ordinary_user_asks_sudo_and_is_never_asked(system, monkeypatch):
     monkeypatch.setattr(system.os, "geteuid", lambda: 1000)
-    assert system.install_sandbox() == ""
+    assert system.install_debian("bubblewrap", "bwrap") == ""
     assert system.commands == [f"sudo -n {GET}"]
 
 
@@ -250,11 +254,14 @@ def test_an_ordinary_user_asks_sudo_and_is_never_asked(system, monkeypatch):
 def test_what_cannot_be_installed_is_said(system, monkeypatch, programs, reason):
     monkeypatch.setattr(system.os, "geteuid", lambda: 1000)
     system.programs, system.apt_succeeds_after = programs, 99
-    assert reason in system.install_sandbox()
+    assert reason in system.install_debian("bubblewrap", "bwrap")
 
 
 def test_a_missing_sandbox_fails_no_installation(installer, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(installer, "install_sandbox", lambda: "no bwrap")
+    monkeypatch.setattr(installer, "install_debian", lambda package, program: f"no {program}")
     assert install(installer, tmp_path / "venv", "test") != []
     assert installer.code == 0
-    assert capsys.readouterr().err == "install: no sandbox for generated code: no bwrap\n"
+    assert capsys.readouterr().err.splitlines() == [
+        "install: no sandbox for generated code: no bwrap",
+        "install: no browser to look at pages with: no chromium",
+    ]

@@ -242,11 +242,12 @@ def test_training_imports_are_base_dependencies():
 @pytest.mark.parametrize(
     ("lock", "extras"),
     [
-        ("train", []),
-        ("dev", ["dev", "evaluation", "wandb"]),
+        ("train", ["evaluation"]),
+        ("retrieval", ["evaluation", "retrieval"]),
+        ("dev", ["dev", "evaluation", "retrieval", "wandb"]),
         ("full", ["retrieval", "evaluation", "wandb", "peers", "dev"]),
-        ("cuda", ["cuda"]),
-        ("tpu", ["tpu"]),
+        ("cuda", ["evaluation", "cuda"]),
+        ("tpu", ["evaluation", "tpu"]),
     ],
 )
 def test_lock_is_up_to_date_with_pyproject(lock, extras):

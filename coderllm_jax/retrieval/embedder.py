@@ -242,7 +242,7 @@ class SentenceEmbedder:
         except ImportError as error:
             raise ModelError(
                 f"retrieval needs the package sentence-transformers ({error}); "
-                "pip install 'coderllm-jax[retrieval]'"
+                "run `make compare`, or pip install 'coderllm-jax[retrieval]'"
             ) from None
         logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
         transformers_logging.disable_progress_bar()
