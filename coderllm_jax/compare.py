@@ -168,7 +168,7 @@ def _conclude(
     content = assemble(
         findings,
         choices=asked.choices,
-        ways={"alone": asked.alone, "together": asked.together[findings.main_set]},
+        ways={"alone": asked.alone, "together": asked.pooled},
         advice={
             "recommendations": [r.to_json() for r in recommend(findings, config.use_cases)],
             "deployment": deployments(findings, config, devices),

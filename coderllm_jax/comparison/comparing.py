@@ -21,7 +21,7 @@ from coderllm_jax.comparison.consistency import Reworded, reordered, reword
 from coderllm_jax.comparison.human_eval import Passed, ask_human_eval
 from coderllm_jax.comparison.prompts import Choice, Plan, choose_plan, first_plans
 from coderllm_jax.comparison.questions import SEEN, Chosen, Question
-from coderllm_jax.comparison.rounds import Book, InTurns, ask_in_turns
+from coderllm_jax.comparison.rounds import Book, InTurns, ask_in_turns, with_stop
 from coderllm_jax.config.comparison import ComparisonConfig
 from coderllm_jax.evaluation.asking import AnswerProgress
 from coderllm_jax.evaluation.facts import score_facts
@@ -65,6 +65,16 @@ class Asked:
     rewordings: tuple[Reworded, ...]
     reworded: InTurns
     passed: Passed
+
+    @property
+    def pooled(self) -> InTurns:
+        """All sets' questions together, in order: times do not ask what is known."""
+        sets = list(self.together.values())
+        return InTurns(
+            {arm: [a for turns in sets for a in turns.answers[arm]] for arm in sets[0].answers},
+            [number for turns in sets for number in turns.rounds],
+            [turn for turns in sets for turn in turns.turns],
+        )
 
 
 def ask_everybody(study: Study) -> Asked:
@@ -184,10 +194,13 @@ def _mean_fact_f1(study: Study, arm: Arm, plan: Plan) -> Estimate:
     answers, _ = study.book.ask(
         arm.name,
         study.arms.answerer(arm, plan, "known"),
-        [
-            _query(f"validation/{item.id}", item.question, study.config.max_new_tokens)
-            for item in items
-        ],
+        with_stop(
+            [
+                _query(f"validation/{item.id}", item.question, study.config.max_new_tokens)
+                for item in items
+            ],
+            plan.stop,
+        ),
         phase="validation",
     )
     values = [_fact_f1(item, answer) for item, answer in zip(items, answers, strict=True)]
@@ -214,11 +227,13 @@ def _in_turns(
         arm.name: study.arms.answerer(arm, _plan(choices[arm.name]), corpus_of(set_name))
         for arm in study.arms.arms
     }
+    stops = {arm: choice.plan.stop for arm, choice in choices.items() if choice is not None}
     if queries:
         study.note(f"{phase}: {len(queries)} questions, {len(answerers)} arms in turns")
     for arm, answerer in answerers.items():
         is_due = arm != "endpoint" and arm not in study.warm
-        if is_due and not study.book.knows(arm, answerer, queries, phase=phase):
+        own = with_stop(queries, stops.get(arm, ()))
+        if is_due and not study.book.knows(arm, answerer, own, phase=phase):
             study.note(f"{arm} warms up")
             warm_up(answerer, max_length=study.config.generation.max_length)
             study.warm.add(arm)
@@ -238,6 +253,7 @@ def _in_turns(
         size=size or study.config.generation.num_slots,
         seed=study.config.seed,
         first_round=first_round,
+        stops=stops,
         progress=progress,
     )
 

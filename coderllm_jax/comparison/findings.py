@@ -91,46 +91,42 @@ def find_out(
         judged = judge_arms(scored, ask_judge, set_name=main_set, max_items=config.judge.max_items)
         figures += judged.figures
         notes += judged.notes
-    main = asked.together[main_set]
-    main_ids = [each.id for each in study.chosen.of_set(main_set)]
-    ways: dict[str, InTurns] = {ALONE: asked.alone, TOGETHER: main}
-    ids = {ALONE: [each.id for each in asked.alone_questions], TOGETHER: main_ids}
+    pooled = asked.pooled
+    all_ids = [each.id for each in study.chosen.questions]
+    ways: dict[str, InTurns] = {ALONE: asked.alone, TOGETHER: pooled}
+    ids = {ALONE: [each.id for each in asked.alone_questions], TOGETHER: all_ids}
     answers = {way: turns.answers for way, turns in ways.items()}
     rounds = {way: turns.rounds for way, turns in ways.items()}
     contests += speed_contests(answers, ids=ids, rounds=rounds, seed=seed)
     figures += latency_figures(answers, ids=ids)
-    figures += usage_figures(arms, main.answers, main.turns, ids=main_ids, seed=seed)
+    figures += usage_figures(arms, pooled.answers, pooled.turns, ids=all_ids, seed=seed)
     figures += consistency.figures
+    round_of = dict(zip(all_ids, pooled.rounds, strict=True))
     costs = reckon(
-        [turn for arm in study.names for turn in whole_turns(main.turns, arm)],
-        _right_by_round(scored, main_ids, main.rounds) if main_set == SEEN else None,
+        [turn for arm in study.names for turn in whole_turns(pooled.turns, arm)],
+        _right_by_round(scored, round_of) if main_set == SEEN else None,
         arms=study.names,
         fixed=fixed,
         machine=machine_of(platform, config.prices),
         prices=config.prices,
         seed=seed,
     )
-    figures += cost_figures(costs, set_name="", ids=main_ids)
+    figures += cost_figures(costs, set_name="", ids=all_ids)
     comparisons = decide(
         contests,
         alpha=config.verdicts.alpha,
         margin=config.verdicts.margin,
         speed_margin=config.speed.margin,
     )
-    all_rounds = {
-        question.id: number
-        for name, turns in asked.together.items()
-        for question, number in zip(study.chosen.of_set(name), turns.rounds, strict=True)
-    }
     return Findings(
         arms,
         study.chosen.questions,
         scored,
-        all_rounds,
+        round_of,
         figures,
         comparisons,
         costs,
-        [*notes, *asked.passed.notes, *_notes(study, main)],
+        [*notes, *asked.passed.notes, *_notes(study, pooled)],
         _unscored(study),
         main_set,
     )
@@ -204,28 +200,29 @@ def _consistency(study: Study, asked: Asked, main_set: str) -> Consistency:
 
 
 def _right_by_round(
-    scored: Mapping[str, Sequence[Scored]], ids: Sequence[str], rounds: Sequence[int]
+    scored: Mapping[str, Sequence[Scored]], round_of: Mapping[str, int]
 ) -> dict[str, dict[int, int]]:
-    round_of = dict(zip(ids, rounds, strict=True))
+    """Arm → round of seen questions → right answers in it."""
     right: dict[str, dict[int, int]] = {}
     for arm, of_arm in scored.items():
-        right[arm] = dict.fromkeys(rounds, 0)
+        right[arm] = {}
         for each in of_arm:
-            if each.question.id in round_of:
-                right[arm][round_of[each.question.id]] += bool(each.checks["right"])
+            if each.question.set == SEEN:
+                number = round_of[each.question.id]
+                right[arm][number] = right[arm].get(number, 0) + bool(each.checks["right"])
     return right
 
 
-def _notes(study: Study, main: InTurns) -> list[str]:
+def _notes(study: Study, asked: InTurns) -> list[str]:
     notes = [
         f"{count} questions are left out: {why}" for why, count in study.chosen.left_out.items()
     ]
     for arm in study.names:
-        failed = [answer for answer in main.answers[arm] if answer.finish == "error"]
+        failed = [answer for answer in asked.answers[arm] if answer.finish == "error"]
         if failed:
             notes.append(f"{arm} did not answer {len(failed)} questions: {failed[0].error}")
-        num_whole = len(whole_turns(main.turns, arm))
-        num_rounds = len(set(main.rounds))
+        num_whole = len(whole_turns(asked.turns, arm))
+        num_rounds = len(set(asked.rounds))
         if num_whole < num_rounds:
             notes.append(
                 f"{arm}: {num_rounds - num_whole} of {num_rounds} rounds were cut or compiled "

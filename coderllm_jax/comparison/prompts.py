@@ -1,14 +1,16 @@
 """The prompt that suits each arm: candidates, tried on questions that are not compared later.
 
-    arm           stage 1: style                              stage 2: passages   stage 3: wording
-    base          few_shot 2, few_shot 4, few_shot 0          -                   -
-    trained       chat, few_shot 2                            -                   -
-    rag           few_shot 2, 2 with passages in them, 0      3, 2, 5             plain, cite
-    trained_rag   chat, few_shot 2 with passages in them      3, 2, 5             plain, cite
+    arm           style                                   passages   wording       ending
+    base          2 examples, 4, none                     -          -             open, blank line
+    trained       chat turns, 2 examples                  -          -             the same
+    rag           2 examples, 2 with passages too, none   3, 2, 5    plain, cite   the same
+    trained_rag   chat turns, 2 examples with passages    3, 2, 5    plain, cite   the same
 
-Each stage goes on from the best so far; the first of equals wins, so the order is the order of
-simplicity. A model that its makers taught turns begins with chat. Chosen by mean fact F1 on the
-validation questions: what is told of them is biased upward, and never compared.
+Stage by stage, each from the best so far; the first of equals wins, so the order is the order of
+simplicity. A model that its makers taught turns begins with chat. Plain text may end at a blank
+line, as its examples do, or where the next question would begin; in turns a model ends by itself.
+Chosen by mean fact F1 on the validation questions: what is told of them is biased upward, and never
+compared.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 from coderllm_jax.config.comparison import ValidationSection
 from coderllm_jax.config.generation import PromptSection
+from coderllm_jax.data.prompts import FEW_SHOT_STOP
 from coderllm_jax.records import Estimate
 
 
@@ -27,6 +30,7 @@ class Plan:
     """One way to put a question to an arm. passages: 0 where it looks nothing up.
 
     shows_passages: whether the examples have passages before their questions, too.
+    ends_at_blank: whether the first blank line ends the answer.
     """
 
     kind: Literal["chat", "few_shot"]
@@ -34,6 +38,12 @@ class Plan:
     passages: int = 0
     shows_passages: bool = False
     cites: bool = False
+    ends_at_blank: bool = False
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Texts that end an answer beside those that the style has."""
+        return (FEW_SHOT_STOP,) if self.ends_at_blank else ()
 
     @property
     def words(self) -> str:
@@ -44,6 +54,8 @@ class Plan:
         if self.passages:
             parts.append(_count(self.passages, "passage"))
             parts.append("told to cite" if self.cites else "not told to cite")
+        if self.ends_at_blank:
+            parts.append("ends at a blank line")
         return ", ".join(parts)
 
 
@@ -102,7 +114,9 @@ def choose_plan(
             if number != best.passages
         ]
         best = best_of([best, *others])
-        best = best_of([best, dataclasses.replace(best, cites=not best.cites)])
+        best = best_of([best, dataclasses.replace(best, cites=True)])
+    if best.kind == "few_shot":
+        best = best_of([best, dataclasses.replace(best, ends_at_blank=True)])
     return Choice(best, tuple(Tried(plan, value) for plan, value in tried.items()))
 
 

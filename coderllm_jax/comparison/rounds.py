@@ -25,6 +25,7 @@ import dataclasses
 import hashlib
 import json
 import random
+import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -173,9 +174,13 @@ def ask_in_turns(
     size: int,
     seed: int,
     first_round: int = 1,
+    stops: Mapping[str, tuple[str, ...]] = types.MappingProxyType({}),
     progress: Callable[[int], None] = lambda done: None,
 ) -> InTurns:
-    """Asks every arm every query, `size` at a time, in turns; see the drawing above."""
+    """Asks every arm every query, `size` at a time, in turns; see the drawing above.
+
+    stops: texts that end an arm's answers, which belong to its prompt.
+    """
     answers: dict[str, list[Answer]] = {arm: [] for arm in answerers}
     rounds: list[int] = []
     turns: list[Turn] = []
@@ -184,12 +189,18 @@ def ask_in_turns(
         number = first_round + start // size
         rounds += [number] * len(batch)
         for arm in order_of(list(answerers), number, seed=seed):
+            own = with_stop(batch, stops.get(arm, ()))
             given, turn = book.ask(
-                arm, answerers[arm], batch, phase=phase, round=number, progress=progress
+                arm, answerers[arm], own, phase=phase, round=number, progress=progress
             )
             answers[arm] += given
             turns += [turn] if turn is not None else []
     return InTurns(answers, rounds, turns)
+
+
+def with_stop(queries: Sequence[Query], stop: tuple[str, ...]) -> list[Query]:
+    """The same queries, whose answers these texts end, too."""
+    return [dataclasses.replace(query, stop=(*query.stop, *stop)) for query in queries]
 
 
 def order_of(arms: Sequence[str], round: int, *, seed: int) -> list[str]:

@@ -68,9 +68,10 @@ def test_the_best_wins_and_everything_that_was_tried_is_told():
     measure, asked = measured(lambda plan: plan.shots / 10)
     choice = choose_plan(plans(), section=SECTION, measure=measure)
     assert choice.plan == Plan("few_shot", 4)
-    assert [each.plan for each in choice.tried] == asked == plans()
+    assert [each.plan for each in choice.tried] == asked
+    assert asked == [*plans(), Plan("few_shot", 4, ends_at_blank=True)]
     told = choice.to_json()
-    assert [each["is_chosen"] for each in told["candidates"]] == [False, True, False]
+    assert [each["is_chosen"] for each in told["candidates"]] == [False, True, False, False]
     assert told["num_items"] == 16
 
 
@@ -86,7 +87,7 @@ def test_passages_and_wording_are_tried_on_the_best_style_alone():
     measure, asked = measured(worth)
     choice = choose_plan(plans(looks_up=True), section=SECTION, measure=measure)
     assert choice.plan == Plan("few_shot", 2, 5, shows_passages=True, cites=True)
-    assert len(asked) == len(set(asked)) == 3 + 2 + 1  # nothing twice
+    assert len(asked) == len(set(asked)) == 3 + 2 + 1 + 1  # nothing twice
     assert all(plan.shows_passages for plan in asked[3:])
 
 
@@ -98,3 +99,15 @@ def test_with_nothing_to_measure_by_the_first_is_taken_and_nothing_was_tried():
 def test_an_answerer_that_knows_nothing_keeps_its_first_prompt():
     measure, _ = measured(lambda plan: None)
     assert choose_plan(plans(), section=SECTION, measure=measure).plan == Plan("few_shot", 2)
+
+
+def test_plain_text_may_end_at_a_blank_line_and_turns_end_by_themselves():
+    measure, asked = measured(lambda plan: plan.ends_at_blank)
+    choice = choose_plan(plans(), section=SECTION, measure=measure)
+    assert choice.plan == Plan("few_shot", 2, ends_at_blank=True)
+    assert choice.plan.stop == ("\n\n",)
+    assert choice.plan.words == "plain text, 2 examples, ends at a blank line"
+    measure, asked = measured(lambda plan: plan.kind == "chat")
+    choose_plan(plans(knows_turns=True), section=SECTION, measure=measure)
+    assert not any(plan.ends_at_blank for plan in asked)
+    assert Plan("chat").stop == ()

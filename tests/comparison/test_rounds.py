@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from coderllm_jax.comparison.rounds import Book, ask_in_turns, order_of
+from coderllm_jax.comparison.rounds import Book, ask_in_turns, order_of, with_stop
 from coderllm_jax.records import Query
 from tests.comparison.made import TableAnswerer
 
@@ -175,3 +175,19 @@ def test_times_stay_with_their_answers(tmp_path):
     for one, other in zip(first, again, strict=True):
         assert one.time_to_first_token_s == other.time_to_first_token_s == 0.5
         assert one.total_s == other.total_s
+
+
+def test_what_ends_an_arms_answers_is_its_own(tmp_path):
+    arms = answerers()
+    stops = []
+    for name, answerer in arms.items():
+        submit = answerer.submit
+
+        def note(query, name=name, submit=submit):
+            stops.append((name, query.stop))
+            submit(query)
+
+        answerer.submit = note
+    asked = with_stop(queries(1), ("END",))
+    ask_in_turns(Book(tmp_path), arms, asked, phase="p", size=1, seed=0, stops={"base": ("\n\n",)})
+    assert dict(stops) == {**dict.fromkeys(ARMS, ("END",)), "base": ("END", "\n\n")}
