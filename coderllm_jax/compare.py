@@ -167,7 +167,6 @@ def _conclude(
     iteration = _propose_next(config, findings, folder)
     content = assemble(
         findings,
-        choices=asked.choices,
         ways={"alone": asked.alone, "together": asked.pooled},
         advice={
             "recommendations": [r.to_json() for r in recommend(findings, config.use_cases)],

@@ -17,6 +17,7 @@ the newer ones too.
 from __future__ import annotations
 
 import dataclasses
+import gc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -26,15 +27,15 @@ import psutil
 
 from coderllm_jax.comparison.prompts import Plan
 from coderllm_jax.config.comparison import LOOKING_UP, ComparisonConfig
+from coderllm_jax.config.generation import PromptSection
 from coderllm_jax.config.training import TrainingConfig
 from coderllm_jax.data.prompts import PromptStyle
 from coderllm_jax.errors import ConfigError
-from coderllm_jax.generation.answering import LocalAnswerer, make_local
+from coderllm_jax.generation.answering import LocalAnswerer, answer_all
 from coderllm_jax.generation.cache import empty_caches
 from coderllm_jax.generation.engine import Engine
-from coderllm_jax.generation.opening import open_endpoint
-from coderllm_jax.generation.trained import find_place, load_trained
-from coderllm_jax.model.precision import resolve_precision
+from coderllm_jax.generation.opening import open_endpoint, open_local
+from coderllm_jax.generation.trained import find_place
 from coderllm_jax.records import Answerer, Chunk, Example, Query
 from coderllm_jax.retrieval.embedder import Embedder
 from coderllm_jax.retrieval.opening import answer_with_passages, make_embedder, open_searcher
@@ -85,6 +86,7 @@ class _Weights(NamedTuple):
     model: str
     knows_turns: bool
     identity: Mapping[str, Any]
+    memory: Mapping[str, int]
 
 
 class Arms:
@@ -131,8 +133,11 @@ class Arms:
 
     @property
     def identities(self) -> dict[str, Any]:
-        """Which weights each kind is, for the manifest."""
-        return {kind: dict(weights.identity) for kind, weights in self._weights.items()}
+        """Which weights each kind is, and how they are computed with, for the manifest."""
+        return {
+            kind: {**weights.identity, "setting": weights.engine.setting}
+            for kind, weights in self._weights.items()
+        }
 
     @property
     def indexes(self) -> dict[str, Any]:
@@ -209,7 +214,7 @@ class Arms:
             assert self._endpoint is not None
             return Arm(name, str(self._endpoint.identity["model"]), "", True, {})
         weights = self._weights[_WEIGHTS[name]]
-        memory = _engine_memory(weights.engine)
+        memory = dict(weights.memory)
         if name in LOOKING_UP:
             manifest = next(iter(self._searchers.values())).index.manifest
             memory["index"] = sum(digest.bytes for digest in manifest.files.values())
@@ -237,8 +242,6 @@ def base_model(config: ComparisonConfig) -> str:
 
 def warm_up(answerer: Answerer, *, max_length: int) -> None:
     """Has every program compiled that answering may need, and the embedder loaded."""
-    from coderllm_jax.generation.answering import answer_all
-
     lengths = [1 << power for power in range(5, 10) if 1 << power < max_length - 8]
     queries = [
         Query(f"warm-up/{length}", continues="a " * length, max_new_tokens=2) for length in lengths
@@ -248,14 +251,17 @@ def warm_up(answerer: Answerer, *, max_length: int) -> None:
 
 
 def _load(path: str, config: ComparisonConfig) -> _Weights:
-    model = load_trained(
+    before = _live_bytes()
+    opened = open_local(
         path,
-        precision=resolve_precision(config.generation.precision, jax.default_backend()),
+        generation=config.generation,
+        prompt=PromptSection(style="chat"),
         cache_dir=config.model.cache_dir,
     )
-    opened = make_local(model, config.generation, PromptStyle())
-    name = str(model.identity["name"])
-    return _Weights(opened.engine, name, model.knows_turns, model.identity)
+    identity = opened.identity["model"]
+    knows_turns = "trained" in identity or bool(identity["is_instructed"])
+    memory = _engine_memory(opened.engine, _live_bytes() - before)
+    return _Weights(opened.engine, str(identity["name"]), knows_turns, identity, memory)
 
 
 def _open_searcher(
@@ -274,8 +280,14 @@ def _open_searcher(
     return open_searcher(section, chunks, examples=examples, embedder=embedder)
 
 
-def _engine_memory(engine: Engine) -> dict[str, int]:
-    """What weights and caches take, counted and not measured: other arms' would be in the way."""
+def _live_bytes() -> int:
+    """What all arrays on devices take; on CPUs that is this process's memory."""
+    gc.collect()
+    return sum(array.nbytes for array in jax.live_arrays())
+
+
+def _engine_memory(engine: Engine, total_bytes: int) -> dict[str, int]:
+    """What an engine's caches take, and everything else that came with it."""
     caches = jax.eval_shape(
         lambda: empty_caches(
             engine.architecture,
@@ -284,10 +296,8 @@ def _engine_memory(engine: Engine) -> dict[str, int]:
             dtype=engine.options.precision.operands,
         )
     )
-    return {
-        "weights": sum(leaf.nbytes for leaf in jax.tree.leaves(engine.weights)),
-        "cache": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(caches)),
-    }
+    cache = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(caches))
+    return {"weights": total_bytes - cache, "cache": cache}
 
 
 def _best_support(answer: str, passages: Sequence[str]) -> int:

@@ -19,14 +19,15 @@ from pathlib import Path
 from coderllm_jax.comparison.arms import Arm, Arms, Corpus, warm_up
 from coderllm_jax.comparison.consistency import Reworded, reordered, reword
 from coderllm_jax.comparison.human_eval import Passed, ask_human_eval
-from coderllm_jax.comparison.prompts import Choice, Plan, choose_plan, first_plans
+from coderllm_jax.comparison.prompts import Choice, Plan, Worth, choose_plan, first_plans
 from coderllm_jax.comparison.questions import SEEN, Chosen, Question
 from coderllm_jax.comparison.rounds import Book, InTurns, ask_in_turns, with_stop
+from coderllm_jax.comparison.scoring import cited_by
 from coderllm_jax.config.comparison import ComparisonConfig
 from coderllm_jax.evaluation.asking import AnswerProgress
 from coderllm_jax.evaluation.facts import score_facts
-from coderllm_jax.evaluation.statistics import bootstrap_mean
-from coderllm_jax.records import Answer, Answerer, Estimate, EvalItem, Query
+from coderllm_jax.evaluation.statistics import bootstrap_mean, wilson_interval
+from coderllm_jax.records import Answer, Answerer, EvalItem, Query
 
 Note = Callable[[str], None]
 
@@ -170,8 +171,8 @@ def choose_prompts(study: Study) -> dict[str, Choice | None]:
             num_shots=study.arms.num_shots,
         )
 
-        def measure(plan: Plan, arm: Arm = arm) -> Estimate:
-            return _mean_fact_f1(study, arm, plan)
+        def measure(plan: Plan, arm: Arm = arm) -> Worth:
+            return _worth(study, arm, plan)
 
         choice = choose_plan(
             plans,
@@ -189,7 +190,7 @@ def corpus_of(set_name: str) -> Corpus:
     return "known" if set_name == SEEN else "everything"
 
 
-def _mean_fact_f1(study: Study, arm: Arm, plan: Plan) -> Estimate:
+def _worth(study: Study, arm: Arm, plan: Plan) -> Worth:
     items = study.chosen.validation
     answers, _ = study.book.ask(
         arm.name,
@@ -204,7 +205,11 @@ def _mean_fact_f1(study: Study, arm: Arm, plan: Plan) -> Estimate:
         phase="validation",
     )
     values = [_fact_f1(item, answer) for item, answer in zip(items, answers, strict=True)]
-    return bootstrap_mean(values, bounds=(0.0, 1.0), seed=study.config.seed)
+    fact_f1 = bootstrap_mean(values, bounds=(0.0, 1.0), seed=study.config.seed)
+    if not arm.looks_up:
+        return Worth(fact_f1)
+    num_citing = sum(bool(cited_by(answer)) for answer in answers)
+    return Worth(fact_f1, wilson_interval(num_citing, len(answers)))
 
 
 def _fact_f1(item: EvalItem, answer: Answer) -> float:

@@ -54,11 +54,16 @@ def _artifact(arm: Arm, config: ComparisonConfig) -> str:
 
 
 def _command(arm: Arm, config: ComparisonConfig) -> str:
-    """The same arm over all of the items, by itself."""
+    """What answers a question in that way."""
     if arm.name == "endpoint":
         return "python -m coderllm_jax.evaluate " + shlex.quote(
             f"--config.endpoint.url={config.endpoint.url}"
         )
+    if arm.looks_up:
+        other = "base" if arm.name == "rag" else "trained"
+        words = [f"--config.arms={arm.name},{other}", f"--config.run={config.run}"]
+        shown = " ".join(map(shlex.quote, words))
+        return f"python -m coderllm_jax.compare {shown} --config.test_queries='Your question'"
     path = config.run if arm.weights == "trained" else base_model(config)
     return (
         f"python -m coderllm_jax.ask {shlex.quote(f'--config.model_path={path}')} 'Your question'"

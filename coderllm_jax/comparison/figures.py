@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from coderllm_jax.comparison.questions import UNSEEN
 from coderllm_jax.comparison.scoring import Scored
 from coderllm_jax.evaluation.statistics import bootstrap_mean, wilson_interval
 from coderllm_jax.evaluation.text_metrics import corpus_scores
@@ -226,7 +227,7 @@ def score_figures(
                 set=set_name,
                 unit=spec.unit,
                 better=spec.better,
-                is_headline=spec.is_headline,
+                is_headline=spec.is_headline and (set_name != UNSEEN or spec.family == "accuracy"),
                 items=tuple(dict.fromkeys(itertools.chain(*values.values()))),
             )
         )

@@ -25,6 +25,7 @@ from coderllm_jax.comparison.performance import (
     usage_figures,
     whole_turns,
 )
+from coderllm_jax.comparison.prompts import Choice
 from coderllm_jax.comparison.questions import ASKED, SEEN, Question
 from coderllm_jax.comparison.rounds import InTurns
 from coderllm_jax.comparison.scoring import Scored, run_programs, score
@@ -40,6 +41,7 @@ class Findings:
     """Everything that was found, in the order in which it is told."""
 
     arms: Sequence[Arm]
+    choices: Mapping[str, Choice | None]
     questions: Sequence[Question]
     scored: Mapping[str, Sequence[Scored]]
     rounds: Mapping[str, int]
@@ -120,6 +122,7 @@ def find_out(
     )
     return Findings(
         arms,
+        asked.choices,
         study.chosen.questions,
         scored,
         round_of,

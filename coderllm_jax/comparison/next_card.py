@@ -14,6 +14,7 @@ cannot change (knowledge that no row holds) is said in words.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ _LEAST_PART = 0.1  # of the questions: what fewer of them show is left alone
 _MOST_RANK = 64
 _MORE_TARGETS = ("query", "value", "attention_output", "ffw_gating", "ffw_linear")
 _SHOWN = 3
+_WIDTH = 92
 
 
 class Change(NamedTuple):
@@ -191,8 +193,7 @@ def render_card(
     ]
     lines = []
     for change in iteration.changes:
-        lines.append(f"    # {_one_line(change.words)}")
-        lines.append(f"    # such as {_one_line(', '.join(change.items[:_SHOWN]))}")
+        lines += _comment(f"{change.words}; such as {', '.join(change.items[:_SHOWN])}")
         lines.append(f"    config.{change.option} = {_literal(change.after)}")
     own = ["    # As in the run that was compared.", *kept] if kept else []
     body = "\n".join([*own, *lines, f"    config.workdir = {_literal(workdir)}"])
@@ -238,6 +239,11 @@ def configuration_of(values: Mapping[str, Any]) -> TrainingConfig:
             section, _, key = path.rpartition(".")
             (tree.setdefault(section, {}) if section else tree)[key] = value
     return TrainingConfig.from_config_dict(tree)
+
+
+def _comment(text: str) -> list[str]:
+    wrapped = textwrap.wrap(_one_line(text), _WIDTH, break_long_words=False, break_on_hyphens=False)
+    return [f"    # {line}" for line in wrapped]
 
 
 def _literal(value: Any) -> str:

@@ -59,11 +59,18 @@ class Plan:
         return ", ".join(parts)
 
 
+class Worth(NamedTuple):
+    """What a plan's answers are worth; cites: how many of them cite, of arms that look up."""
+
+    fact_f1: Estimate
+    cites: Estimate = Estimate(None)
+
+
 class Tried(NamedTuple):
-    """A plan and what it was worth; `fact_f1` has no value where it was not tried."""
+    """A plan and what it was worth."""
 
     plan: Plan
-    fact_f1: Estimate
+    worth: Worth
 
 
 class Choice(NamedTuple):
@@ -72,17 +79,23 @@ class Choice(NamedTuple):
     plan: Plan
     tried: tuple[Tried, ...]
 
+    def told_to_cite(self) -> Tried | None:
+        """The best of the plans that are told to cite, chosen or not."""
+        told = [each for each in self.tried if each.plan.cites]
+        return max(told, key=lambda each: each.worth.fact_f1.value or 0.0, default=None)
+
     def to_json(self) -> dict[str, Any]:
         """What comparison.json holds under an arm's `prompt`."""
         return {
             "chosen": self.plan.words,
             "plan": dataclasses.asdict(self.plan),
-            "num_items": max((each.fact_f1.num_items for each in self.tried), default=0),
+            "num_items": max((each.worth.fact_f1.num_items for each in self.tried), default=0),
             "candidates": [
                 {
                     "words": each.plan.words,
                     "is_chosen": each.plan == self.plan,
-                    "fact_f1": each.fact_f1._asdict(),
+                    "fact_f1": each.worth.fact_f1._asdict(),
+                    "cites": each.worth.cites._asdict(),
                 }
                 for each in self.tried
             ],
@@ -93,18 +106,18 @@ def choose_plan(
     first: Sequence[Plan],
     *,
     section: ValidationSection,
-    measure: Callable[[Plan], Estimate] | None,
+    measure: Callable[[Plan], Worth] | None,
 ) -> Choice:
     """The best plan by stages; the first one where there is nothing to measure with (None)."""
     if measure is None:
         return Choice(first[0], ())
-    tried: dict[Plan, Estimate] = {}
+    tried: dict[Plan, Worth] = {}
 
     def best_of(plans: Sequence[Plan]) -> Plan:
         for plan in plans:
             if plan not in tried:
                 tried[plan] = measure(plan)
-        return max(plans, key=lambda plan: tried[plan].value or 0.0)  # the first of equals
+        return max(plans, key=lambda plan: tried[plan].fact_f1.value or 0.0)  # the first of equals
 
     best = best_of(first)
     if best.passages:
@@ -117,7 +130,7 @@ def choose_plan(
         best = best_of([best, dataclasses.replace(best, cites=True)])
     if best.kind == "few_shot":
         best = best_of([best, dataclasses.replace(best, ends_at_blank=True)])
-    return Choice(best, tuple(Tried(plan, value) for plan, value in tried.items()))
+    return Choice(best, tuple(Tried(plan, worth) for plan, worth in tried.items()))
 
 
 def first_plans(

@@ -189,22 +189,23 @@ def _strength(
             "moderate",
             f"as good as {_listed(equal)} within the margin, and preferred by the rule",
         )
-    return (
-        "weak",
-        f"preferred by the rule; these data cannot show whether {_listed(open_to)} "
-        f"{'is' if len(open_to) == 1 else 'are'} as good",
-    )
+    return "weak", f"first by the rule; these data cannot tell it from {_listed(open_to)}"
 
 
 def _cost_strength(chosen: Standing, others: Sequence[Standing]) -> tuple[str, str]:
-    """By how far the next one is: twice as dear is beyond what rates and shares are off by."""
-    mine = or_infinite(chosen.per_right_at_volume)
-    nearest = min(or_infinite(each.per_right_at_volume) for each in others)
-    times = nearest / mine if mine else float("inf")
-    words = f"{mine:.3g} chip-seconds a right answer; the next one takes {times:.2f} times that"
-    if times >= 2:
+    """By whether the intervals of what a right answer costs lie apart, or only the figures do."""
+    mine = chosen.per_right_at_volume
+    known = [each.per_right_at_volume for each in others if each.per_right_at_volume.value]
+    nearest = min(or_infinite(each.value) for each in known) if known else float("inf")
+    words = f"{in_words(mine, 'chip-seconds')} a right answer"
+    if known:
+        words += f"; the next one takes {nearest / (mine.value or nearest):.2f} times that"
+    high = or_infinite(mine.high)
+    if all(high < (each.low or 0.0) for each in known):
         return "strong", words
-    return ("moderate" if times >= 1.25 else "weak"), words
+    if all(high < or_infinite(each.value) for each in known):
+        return "moderate", words
+    return "weak", f"{words}, which these data cannot tell from chance"
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -24,8 +24,8 @@
                    "model": "gemma3_270m", "looks_up": true,
                    "prompt": {"chosen": "plain text, 2 examples, 3 passages, not told to cite",
                               "num_items": 16,            of the validation split
-                              "candidates": [{"words": "few_shot, …", "is_chosen": true,
-                                              "fact_f1": ESTIMATE}, …]},   [] where none were tried
+                              "candidates": [{"words": "…", "is_chosen": true, "fact_f1": ESTIMATE,
+                                              "cites": ESTIMATE}, …]},     [] where none were tried
                    "memory": {"total_bytes": …, "parts": {"weights": …, "cache": …, "index": …,
                                                           "embedder": …}, "shared_with": ["base"]}}
     SET           {"name": "seen",        seen, unseen, or asked (test_queries)
@@ -128,7 +128,6 @@ _SETS = {
 def assemble(
     findings: Findings,
     *,
-    choices: Mapping[str, Choice | None],
     ways: Mapping[str, InTurns],
     advice: Mapping[str, Any],
     manifest: Mapping[str, Any],
@@ -137,9 +136,9 @@ def assemble(
     sets = list(dict.fromkeys(question.set for question in findings.questions))
     content = {
         "status": "finished",
-        "results_sha256": results_sha256(findings, choices),
+        "results_sha256": results_sha256(findings),
         "manifest": dict(manifest),
-        "arms": [_arm(arm, findings.arms, choices[arm.name]) for arm in findings.arms],
+        "arms": [_arm(arm, findings.arms, findings.choices[arm.name]) for arm in findings.arms],
         "sets": [
             {
                 "name": name,
@@ -184,10 +183,10 @@ def write_results(folder: Path, content: Mapping[str, Any]) -> None:
     write_json(folder / RESULTS, content)
 
 
-def results_sha256(findings: Findings, choices: Mapping[str, Choice | None]) -> str:
+def results_sha256(findings: Findings) -> str:
     """Digest of everything in it that a second comparison must find again."""
     stable = {
-        "choices": {arm: choice and choice.to_json() for arm, choice in choices.items()},
+        "choices": {arm: choice and choice.to_json() for arm, choice in findings.choices.items()},
         "answers": {
             arm: [[each.question.id, each.answer.text, each.scores] for each in of_arm]
             for arm, of_arm in findings.scored.items()

@@ -124,7 +124,7 @@ def score(
             }
     cited: tuple[int, ...] = ()
     if looks_up:
-        cited = clean_citations(answer.text, len(answer.sources))[1]
+        cited = cited_by(answer)
         scores |= _source_scores(question, answer, cited)
         if item is not None and item.symbol:
             symbols = {symbol_of.get(source.id, "") for source in answer.sources}
@@ -182,6 +182,11 @@ def _with_run(scored: Scored, outcome: Outcome | None) -> Scored:
         checks={**scored.checks, "runs": outcome.answer_runs},
         run_reason=outcome.reason,
     )
+
+
+def cited_by(answer: Answer) -> tuple[int, ...]:
+    """Numbers of the sources that an answer cites."""
+    return clean_citations(answer.text, len(answer.sources))[1]
 
 
 def has_code(text: str) -> bool:

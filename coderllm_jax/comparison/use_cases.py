@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from coderllm_jax.comparison.arms import Arm
-from coderllm_jax.comparison.cost import amortise
+from coderllm_jax.comparison.cost import ArmCost
 from coderllm_jax.comparison.findings import Findings
 from coderllm_jax.comparison.questions import UNSEEN
 from coderllm_jax.comparison.verdicts import show
@@ -42,7 +42,8 @@ class Standing:
     memory_bytes: float | None
     machine_s_per_1000: Estimate
     machine_s_per_right: Estimate
-    per_right_at_volume: float | None
+    per_right_at_volume: Estimate
+    told_to_cite: Estimate
 
     @property
     def name(self) -> str:
@@ -163,7 +164,7 @@ def use_cases(section: UseCasesSection, *, main: str) -> list[UseCase]:
             lambda standing: _has_right(standing, section),
             ("", ""),
             score,
-            lambda standing: or_infinite(standing.per_right_at_volume),
+            lambda standing: or_infinite(standing.per_right_at_volume.value),
         ),
     ]
 
@@ -177,8 +178,8 @@ def standing_of(findings: Findings, arm: Arm, section: UseCasesSection) -> Stand
         return figure.arms.get(arm.name, _NONE) if figure is not None else _NONE
 
     cost = findings.costs.arms[arm.name]
-    right = estimate(f"accuracy/{main}/right")
-    at_volume = amortise(cost, findings.costs.machine, section.volume)["chip_seconds_per_1000"]
+    choice = findings.choices[arm.name]
+    told = choice.told_to_cite() if choice is not None else None
     return Standing(
         arm,
         score=estimate(f"accuracy/{main}/fact_f1"),
@@ -188,10 +189,19 @@ def standing_of(findings: Findings, arm: Arm, section: UseCasesSection) -> Stand
         memory_bytes=float(sum(arm.memory.values())) if arm.memory else None,
         machine_s_per_1000=cost.per_1000,
         machine_s_per_right=cost.per_right,
-        per_right_at_volume=(
-            at_volume / 1000 / right.value if at_volume is not None and right.value else None
-        ),
+        per_right_at_volume=_with_fixed(cost, section.volume),
+        told_to_cite=told.worth.cites if told is not None else _NONE,
     )
+
+
+def _with_fixed(cost: ArmCost, volume: int) -> Estimate:
+    """What a right answer costs where what is spent once is spread over so many answers."""
+    right, each_s = cost.per_right, cost.each_s
+    if right.value is None or not each_s:
+        return _NONE
+    times = 1 + cost.fixed_s / volume / each_s
+    value, low, high = (None if end is None else end * times for end in right[:3])
+    return Estimate(value, low, high, right.num_items)
 
 
 def _within(estimate: Estimate, most: float, unit: str, *, what: str, figure: str) -> Fit:
@@ -212,7 +222,13 @@ def _cites(standing: Standing, section: UseCasesSection, main: str) -> Fit:
         return Fit(False, "not measured", figure)
     fits = value >= section.cited_share
     words = f"{in_words(standing.cites, 'share')} of its answers cite"
-    return Fit(fits, words + ("" if fits else f", under {section.cited_share:g}"), figure)
+    if fits:
+        return Fit(True, words, figure)
+    words += f", under {section.cited_share:g}"
+    if standing.told_to_cite.value is not None:
+        told = in_words(standing.told_to_cite, "share")
+        words += f"; told to, {told} did on the validation questions"
+    return Fit(False, words, figure)
 
 
 def _knows_newer(standing: Standing) -> Fit:
@@ -231,12 +247,12 @@ def _fits_memory(standing: Standing, section: UseCasesSection) -> Fit:
 
 
 def _has_right(standing: Standing, section: UseCasesSection) -> Fit:
-    value = standing.per_right_at_volume
-    if value is None:
+    estimate = standing.per_right_at_volume
+    if estimate.value is None:
         return Fit(False, "what a right answer costs is not known", "cost/chip_seconds_per_right")
     return Fit(
         True,
-        f"{value:.3g} chip-seconds a right answer over {section.volume:,}",
+        f"{in_words(estimate, 'chip-seconds')} a right answer over {section.volume:,}",
         "cost/chip_seconds_per_right",
     )
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_WIDTH = 118
+_WIDTH = 130
 _MOST_VERDICTS, _MOST_NOTES = 12, 6
 
 

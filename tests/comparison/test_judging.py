@@ -108,6 +108,7 @@ def test_every_arm_is_told_how_to_be_run():
     assert told["trained"]["command"].startswith(
         "python -m coderllm_jax.ask '--config.model_path=runs/my run'"
     )
+    assert "--config.arms=rag,base" in told["rag"]["command"]
     assert "runs/index" in told["rag"]["artifact"]
     assert "runs/index" not in told["base"]["artifact"]
     assert "1.00 GB" in told["base"]["hardware"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coderllm_jax.comparison.prompts import Plan, choose_plan, first_plans
+from coderllm_jax.comparison.prompts import Plan, Worth, choose_plan, first_plans
 from coderllm_jax.config.comparison import ValidationSection
 from coderllm_jax.config.generation import PromptSection
 from coderllm_jax.records import Estimate
@@ -23,7 +23,7 @@ def measured(worth):
 
     def measure(plan):
         asked.append(plan)
-        return Estimate(worth(plan), 0.0, 1.0, 16)
+        return Worth(Estimate(worth(plan), 0.0, 1.0, 16))
 
     return measure, asked
 
@@ -111,3 +111,13 @@ def test_plain_text_may_end_at_a_blank_line_and_turns_end_by_themselves():
     choose_plan(plans(knows_turns=True), section=SECTION, measure=measure)
     assert not any(plan.ends_at_blank for plan in asked)
     assert Plan("chat").stop == ()
+
+
+def test_what_is_told_to_cite_is_remembered_also_where_it_was_not_chosen():
+    def measure(plan):
+        return Worth(Estimate(0.5 - 0.1 * plan.cites), Estimate(float(plan.cites)))
+
+    choice = choose_plan(plans(looks_up=True), section=SECTION, measure=measure)
+    assert not choice.plan.cites
+    assert choice.told_to_cite().worth.cites.value == 1.0
+    assert choose_plan(plans(), section=SECTION, measure=measure).told_to_cite() is None

@@ -9,6 +9,7 @@ import pytest
 from coderllm_jax.comparison.cost import machine_of, reckon
 from coderllm_jax.comparison.figures import SPECS, Figure
 from coderllm_jax.comparison.findings import Findings
+from coderllm_jax.comparison.prompts import Choice, Plan, Tried, Worth
 from coderllm_jax.comparison.questions import ASKED, SEEN, UNSEEN
 from coderllm_jax.comparison.recommendations import recommend
 from coderllm_jax.comparison.verdicts import decide, hold_contests
@@ -50,8 +51,6 @@ def findings(
             name: Estimate(mean, mean - 0.05, mean + 0.05, NUM) for name, mean in of_set.items()
         }
         figures.append(Figure("accuracy", "fact_f1", "Fact F1", "", arms, set=set_name))
-    shares = {name: Estimate((right or {}).get(name, 0.5)) for name in names}
-    figures.append(Figure("accuracy", "right", "Right", "", shares, set=main_set))
     figures.append(
         Figure(
             "performance",
@@ -72,9 +71,10 @@ def findings(
         )
     )
     prices = PricesSection()
+    right = right or {}
     costs = reckon(
         [turn(name, n, wall_s=wall_s.get(name, 5.0)) for name in names for n in (1, 2)],
-        {name: {1: 5, 2: 5} for name in names},
+        {name: dict.fromkeys((1, 2), right.get(name, 5)) for name in names} if scores else None,
         arms=names,
         fixed=fixed or {},
         machine=machine_of("cpu", prices),
@@ -83,6 +83,7 @@ def findings(
     )
     return Findings(
         arms=[arm(name, memory=(memory or {}).get(name)) for name in names],
+        choices=dict.fromkeys(names),
         questions=(),
         scored={},
         rounds={},
@@ -129,7 +130,7 @@ def test_what_cannot_be_told_apart_is_weak():
     blurred = [comparison._replace(verdict="no_difference") for comparison in found.comparisons]
     weak = recommended(dataclasses.replace(found, comparisons=blurred), "best_answers")
     assert (weak.arm, weak.strength) == ("trained", "weak")
-    assert "cannot show whether rag is as good" in weak.words
+    assert "cannot tell it from rag" in weak.words
 
 
 def test_who_knows_too_little_is_recommended_for_nothing():
@@ -164,6 +165,17 @@ def test_only_arms_with_sources_cite():
     assert recommended(found, "must_cite", cited_share=0.8).arm == ""
 
 
+def test_an_arm_that_would_cite_if_it_were_told_to_says_so():
+    found = findings({"trained": 0.9, "rag": 0.5}, cites={"rag": 0.0})
+    told = Tried(Plan("chat", passages=3, cites=True), Worth(Estimate(0.4), Estimate(0.9)))
+    choice = Choice(Plan("chat", passages=3), (told,))
+    must = recommended(
+        dataclasses.replace(found, choices={"trained": None, "rag": choice}), "must_cite"
+    )
+    assert must.arm == ""
+    assert any("told to, 0.900 did" in each.words for each in must.evidence)
+
+
 def test_what_changes_is_decided_by_what_is_newer():
     found = findings({"trained": 0.9, "rag": 0.5}, newer={"trained": 0.1, "rag": 0.5})
     assert recommended(found, "knowledge_changes").arm == "rag"
@@ -190,14 +202,13 @@ def test_high_volume_counts_training_and_right_answers():
     assert (many.arm, many.strength) == ("trained", "strong")
     few = recommended(found, "high_volume", volume=100)
     assert few.arm == "rag"
-    none = findings({"trained": 0.5, "rag": 0.5}, right={"trained": 0.0, "rag": 0.0})
+    none = findings({"trained": 0.5, "rag": 0.5}, right={"trained": 0, "rag": 0})
     assert recommended(none, "high_volume").arm == ""
 
 
 @pytest.mark.parametrize("use_case", ["best_answers", "offline_batch", "high_volume"])
 def test_without_references_nobody_is_best(use_case):
     found = findings(None, first_token_s={"trained": 0.3, "rag": 0.5}, main_set=ASKED)
-    found = dataclasses.replace(found, figures=found.figures[1:])
     assert recommended(found, use_case).arm == ""
 
 
