@@ -124,3 +124,11 @@ def test_a_chip_is_the_machine_or_one_accelerator():
     assert machine_of("tpu", prices).price == 1.0
     assert "whole machine" in machine_of("cpu", prices).words
     assert "TPU chip" in machine_of("tpu", prices).words
+
+
+def test_rounds_of_questions_that_are_not_scored_so_cost_time_and_no_right_answers():
+    """A third round of newer questions: its time counts for answers, not for right ones."""
+    found = costs(turns=[*TURNS, turn("rag", 3, wall_s=100.0)]).arms["rag"]
+    assert found.per_1000.value == pytest.approx(130 / 30 * 1000)
+    assert found.per_right.value == pytest.approx(30 / 10)
+    assert found.per_right.num_items == 20
