@@ -18,6 +18,8 @@ from coderllm_jax.config.training import TrainingConfig
 from coderllm_jax.entry import load_card
 from coderllm_jax.errors import ConfigError, RunError
 from tests.compared import compare, small_config, train_run, write_world
+from tests.evaluation.needs import needs_sandbox
+from tests.fakes import Reply, ScriptedEndpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 ARMS = ["trained", "rag", "base", "trained_rag"]
@@ -212,6 +214,43 @@ def test_two_arms_without_retrieval_need_no_chunks(world: Path, tmp_path: Path) 
     result = run_comparison(config)
     assert "quality/seen/cites" not in result.figures
     assert result.results["latency"]["alone"]["base"]["total_s"] == []
+
+
+def test_an_endpoint_and_a_judge_are_servers(world: Path, tmp_path: Path) -> None:
+    """The endpoint knows one answer; the judge prefers whoever comes first: that decides nothing."""
+    answer = Reply(chunks=((0.0, "Its value is `3.5`, always.", 9),), num_prompt_tokens=20)
+    with (
+        ScriptedEndpoint(answer) as server,
+        ScriptedEndpoint(Reply(chunks=((0, "A", 1),))) as judge,
+    ):
+        config = small_config(world, tmp_path, arms=("base", "endpoint"))
+        config.validation.items = config.consistency.items = 0
+        config.endpoint.update(url=server.url, model="theirs")
+        config.judge.update(url=judge.url, model="judge", max_items=2)
+        config.prices.update(tokens_in_million=1.0, tokens_out_million=10.0, source="a test")
+        result = compare(config)
+    arms = {arm["name"]: arm for arm in result.results["arms"]}
+    assert arms["endpoint"]["model"] == "theirs"
+    assert arms["endpoint"]["prompt"]["chosen"] == "the server's own"
+    assert result.figures["quality/seen/clear"]["arms"]["endpoint"]["value"] == 1.0
+    cost = result.results["cost"]["arms"]["endpoint"]
+    assert cost["chip_seconds_per_1000"]["value"] is None
+    assert cost["price_per_1000"]["value"] == pytest.approx((20 + 9 * 10) / 1e6 * 1000)
+    assert "quality/seen/judge_preferred" not in result.figures
+    assert any("the judge was asked about" in note for note in result.results["notes"])
+    asked = server.requests
+    assert len(asked) == 6 + 11  # alone, together; nothing to warm up, nothing to choose
+
+
+@needs_sandbox
+def test_human_eval_where_it_is_asked_for(world: Path, tmp_path: Path) -> None:
+    config = small_config(world, tmp_path, arms=("base", "rag"), human_eval=2, unseen_items=0)
+    config.validation.items = config.consistency.items = config.speed.alone_items = 0
+    result = compare(config)
+    figure = result.figures["accuracy/human_eval"]
+    assert figure["arms"].keys() == {"base"}
+    assert figure["arms"]["base"]["num_items"] == 2
+    assert any("HumanEval" in text for text in result.results["unscored"])
 
 
 @pytest.mark.parametrize(
