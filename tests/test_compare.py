@@ -217,7 +217,7 @@ def test_two_arms_without_retrieval_need_no_chunks(world: Path, tmp_path: Path) 
 
 
 def test_an_endpoint_and_a_judge_are_servers(world: Path, tmp_path: Path) -> None:
-    """The endpoint knows one answer; the judge prefers whoever comes first: that decides nothing."""
+    """The endpoint knows one answer; the judge takes whoever comes first, which decides nothing."""
     answer = Reply(chunks=((0.0, "Its value is `3.5`, always.", 9),), num_prompt_tokens=20)
     with (
         ScriptedEndpoint(answer) as server,
@@ -238,8 +238,7 @@ def test_an_endpoint_and_a_judge_are_servers(world: Path, tmp_path: Path) -> Non
     assert cost["price_per_1000"]["value"] == pytest.approx((20 + 9 * 10) / 1e6 * 1000)
     assert "quality/seen/judge_preferred" not in result.figures
     assert any("the judge was asked about" in note for note in result.results["notes"])
-    asked = server.requests
-    assert len(asked) == 6 + 11  # alone, together; nothing to warm up, nothing to choose
+    assert len(server.requests) == 6 + 11  # alone, together; nothing to warm up, nothing to choose
 
 
 @needs_sandbox
