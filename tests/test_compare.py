@@ -161,6 +161,24 @@ def test_a_second_time_asks_nothing_and_finds_the_same(whole: Any, world: Path) 
     assert again.results["latency"] == whole.results["latency"]
 
 
+def test_another_answer_is_another_hash_and_another_time_is_not(
+    whole: Any, world: Path, tmp_path: Path
+) -> None:
+    rows = (whole.folder / "answers.jsonl").read_text().splitlines()
+    place = next(n for n, row in enumerate(rows) if json.loads(row)["asked"]["phase"] == "together")
+
+    def changed(name: str, value: Any) -> str:
+        row = json.loads(rows[place])
+        row["asked"]["answer"][name] = value
+        lines = [*rows[:place], json.dumps(row), *rows[place + 1 :]]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "answers.jsonl").write_text("\n".join(lines) + "\n")
+        return compare(small_config(world, tmp_path / name)).results["results_sha256"]
+
+    assert changed("text", "Its value is 3.") != whole.results["results_sha256"]
+    assert changed("first_token_s", 99.0) == whole.results["results_sha256"]
+
+
 def test_a_killed_comparison_ends_with_the_same_hash(
     whole: Any, world: Path, tmp_path: Path
 ) -> None:
