@@ -263,7 +263,7 @@ def decode(
     logprob_S = alternatives = None
     if screen is not None and not (samples or logprobs):
         token_S = screened_likeliest(
-            weights, screen, hidden_S1D[:, 0], architecture=architecture, options=options
+            weights, screen, hidden_S1D[:, 0], active_S, architecture=architecture, options=options
         )
     else:
         logits_SV = head_logits(

@@ -78,11 +78,15 @@ def screened_likeliest(
     weights: DecodeWeights,
     screen: Screen,
     hidden_SD: jax.Array,
+    active_S: jax.Array,
     *,
     architecture: Architecture,
     options: ForwardOptions,
 ) -> jax.Array:
-    """The first of each row's largest logits, int32 [S], as `likeliest(head_logits(...))`."""
+    """The first of each active row's largest logits, int32 [S], as `likeliest(head_logits(...))`.
+
+    What idle rows hold is of no model and would often leave too many candidates.
+    """
     exact_SD = _rounded(hidden_SD, options.precision)
     high_SV, best_low_S = _bounds(screen, exact_SD)
     slots, vocabulary = high_SV.shape
@@ -97,7 +101,8 @@ def screened_likeliest(
     )
     # The last one that is looked at cannot win, so nobody behind it can.
     sees_all = vocabulary <= high_SC.shape[1]
-    are_enough = jnp.all((high_of_block_SN[:, -1] < best_low_S) & (high_SC[:, -1] < best_low_S))
+    is_enough_S = (high_of_block_SN[:, -1] < best_low_S) & (high_SC[:, -1] < best_low_S)
+    are_enough = jnp.all(is_enough_S | ~active_S)
 
     def of_candidates() -> jax.Array:
         rows_SCD = weights.embedding[token_SC].astype(jnp.float32)

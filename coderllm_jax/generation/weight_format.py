@@ -98,11 +98,12 @@ def choose_screen(
         # do the thousands of unused tokens at a vocabulary's beginning, which are all alike.
         rows = weights.embedding[vocabulary // 7 :: vocabulary // (2 * num_rows)]
         hidden_SD = rows[:num_rows].astype(jnp.float32)
+        is_active_S = jnp.ones(num_rows, bool)
         arguments = {"architecture": architecture, "options": options}
         return {
             "whole": functools.partial(_whole_likeliest, weights, hidden_SD, **arguments),
             "screened": functools.partial(
-                _screened_likeliest, weights, screen(), hidden_SD, **arguments
+                _screened_likeliest, weights, screen(), hidden_SD, is_active_S, **arguments
             ),
         }
 
