@@ -38,7 +38,10 @@ _TESTED_ASKED = ("clear",)
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """Everything that was found, in the order in which it is told."""
+    """Everything that was found. rounds: question → the round in which it was asked together.
+
+    main_set: the one that decides, the first that was asked.
+    """
 
     arms: Sequence[Arm]
     choices: Mapping[str, Choice | None]
@@ -121,17 +124,17 @@ def find_out(
         speed_margin=config.speed.margin,
     )
     return Findings(
-        arms,
-        asked.choices,
-        study.chosen.questions,
-        scored,
-        round_of,
-        figures,
-        comparisons,
-        costs,
-        [*notes, *asked.passed.notes, *_notes(study, pooled)],
-        _unscored(study),
-        main_set,
+        arms=arms,
+        choices=asked.choices,
+        questions=study.chosen.questions,
+        scored=scored,
+        rounds=round_of,
+        figures=figures,
+        comparisons=comparisons,
+        costs=costs,
+        notes=[*notes, *asked.passed.notes, *_notes(study, pooled)],
+        unscored=_unscored(study),
+        main_set=main_set,
     )
 
 

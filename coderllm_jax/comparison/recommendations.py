@@ -131,19 +131,21 @@ def _without_scores(
     case: UseCase, able: Sequence[Standing], evidence: Sequence[Evidence]
 ) -> Recommendation:
     """Of questions without references: the cheapest that fits, and that this is weak."""
+    if not case.is_limited:
+        why = "needs questions with references: what is right is not known"
+        return Recommendation(
+            case.name, case.label, "", "none", why, case.rule, tuple(evidence), ()
+        )
     ranking = sorted(able, key=lambda each: or_infinite(each.machine_s_per_1000.value))
-    is_decided = len(able) == 1 or case.fit(able[0]).words != ""
     return Recommendation(
         case.name,
         case.label,
-        ranking[0].name if is_decided else "",
-        "weak" if is_decided else "none",
-        "fits, at the least machine time; whether its answers are right is not known"
-        if is_decided
-        else "needs questions with references: what is right is not known",
+        ranking[0].name,
+        "weak",
+        "fits, at the least machine time; whether its answers are right is not known",
         case.rule,
         tuple(evidence),
-        tuple(each.name for each in ranking) if is_decided else (),
+        tuple(each.name for each in ranking),
     )
 
 

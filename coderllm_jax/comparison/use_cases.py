@@ -62,7 +62,8 @@ class Fit(NamedTuple):
 class UseCase(NamedTuple):
     """A use and its rule. decides: the figure whose verdicts tell arms apart, and its set.
 
-    prefers: what is least, among arms that the verdicts leave equal.
+    prefers: what is least, among arms that the verdicts leave equal. is_limited: whether fitting is
+    more than taking part, so that it means something where nothing is scored.
     """
 
     name: str
@@ -72,6 +73,7 @@ class UseCase(NamedTuple):
     decides: tuple[str, str]
     score: Callable[[Standing], Estimate]
     prefers: Callable[[Standing], float]
+    is_limited: bool = False
 
 
 def use_cases(section: UseCasesSection, *, main: str) -> list[UseCase]:
@@ -125,6 +127,7 @@ def use_cases(section: UseCasesSection, *, main: str) -> list[UseCase]:
             by_score,
             score,
             highest,
+            is_limited=True,
         ),
         UseCase(
             "must_cite",
@@ -135,6 +138,7 @@ def use_cases(section: UseCasesSection, *, main: str) -> list[UseCase]:
             by_score,
             score,
             highest,
+            is_limited=True,
         ),
         UseCase(
             "knowledge_changes",
@@ -155,6 +159,7 @@ def use_cases(section: UseCasesSection, *, main: str) -> list[UseCase]:
             by_score,
             score,
             highest,
+            is_limited=True,
         ),
         UseCase(
             "high_volume",
