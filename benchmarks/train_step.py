@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 
 from absl import app, flags
 
+from benchmarks.goals import Ratio, ratio_lines
 from benchmarks.measure import Job, Measurement, read_measurement, run_module
 
 _JSON = flags.DEFINE_string("json", "", "Also write the figures to this file.")
@@ -93,31 +94,6 @@ SAME_START = (
 _START_TOLERANCE = 0.005
 # Measured: sdpa and eager are alike at these lengths, and sdpa is what transformers chooses.
 _ATTENTION = "sdpa"
-
-
-class Ratio(NamedTuple):
-    """One comparison. `at_least` and `at_most` are its goal, where it has one."""
-
-    name: str
-    value: float
-    at_least: float | None = None
-    at_most: float | None = None
-
-    @property
-    def verdict(self) -> str:
-        """Met, missed, or empty where nothing was promised."""
-        if self.at_least is not None:
-            return "met" if self.value >= self.at_least else "missed"
-        if self.at_most is not None:
-            return "met" if self.value <= self.at_most else "missed"
-        return ""
-
-    @property
-    def goal(self) -> str:
-        """The goal in words."""
-        if self.at_least is not None:
-            return f"at least {self.at_least:g}"
-        return f"at most {self.at_most:g}" if self.at_most is not None else ""
 
 
 def middle(runs: Sequence[Measurement]) -> Measurement:
@@ -253,14 +229,6 @@ def table(found: Mapping[str, Measurement], missing: Mapping[str, Sequence[str]]
     return "\n".join(lines)
 
 
-def ratio_lines(ratios: Sequence[Ratio]) -> str:
-    """The ratios, each with its goal and whether it is met."""
-    return "\n".join(
-        f"{ratio.name:<46}{ratio.value:>7.2f}   {ratio.goal:<13}{ratio.verdict}".rstrip()
-        for ratio in ratios
-    )
-
-
 def as_json(
     found: Mapping[str, Measurement],
     missing: Mapping[str, Sequence[str]],
@@ -286,16 +254,7 @@ def as_json(
             for name, run in found.items()
         },
         "not_measured": {name: reasons[0] for name, reasons in missing.items()},
-        "ratios": [
-            {
-                "name": ratio.name,
-                "value": ratio.value,
-                "at_least": ratio.at_least,
-                "at_most": ratio.at_most,
-                "verdict": ratio.verdict or None,
-            }
-            for ratio in compare(found)
-        ],
+        "ratios": [ratio.as_json() for ratio in compare(found)],
         "start_problems": start_problems(found),
     }
 
