@@ -35,7 +35,7 @@ from absl import app, flags
 
 from benchmarks.gpu_cells import Cell, rates
 
-_JSON = flags.DEFINE_string("json", "", "Also write the figures to this file.")
+_JSON = flags.DEFINE_string("json", "", "Also write the figures to this file.", allow_override=True)
 _LOG = flags.DEFINE_string("log", "", "Append a line of JSON to this file after each arm.")
 _REPORT = flags.DEFINE_string("report", "", "Also write a dated report (Markdown) to this file.")
 _ARMS = flags.DEFINE_list("arms", [], "Only these arms or cells, such as 4b-2048 (default: all).")

@@ -31,7 +31,7 @@ from coderllm_jax.data.tokenizer import ByteTokenizer, SentencePieceTokenizer, T
 from coderllm_jax.errors import ModelError
 from coderllm_jax.records import Example, PackedBatch
 
-_JSON = flags.DEFINE_string("json", "", "Also write the figures to this file.")
+_JSON = flags.DEFINE_string("json", "", "Also write the figures to this file.", allow_override=True)
 _ROWS = flags.DEFINE_string("rows", "", "Training rows to use instead (as data.path).")
 _TOKENIZER = flags.DEFINE_enum("tokenizer", "gemma3_270m", ["gemma3_270m", "bytes"], "Whose.")
 _LENGTH = flags.DEFINE_integer("sequence_length", 256, "Positions of a packed row.", lower_bound=8)

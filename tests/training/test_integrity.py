@@ -544,7 +544,8 @@ def test_a_peer_that_dies_during_a_save_is_not_waited_for(start: Start, tmp_path
     output, errors = first.communicate(timeout=60)
     assert output.endswith("left\n"), errors[-4000:]
     second.communicate()
-    assert second.returncode == -signal.SIGKILL
+    # JAX's client aborts it where the first one has left before its own end comes.
+    assert second.returncode in (-signal.SIGKILL, -signal.SIGABRT)
     with Checkpoints(tmp_path) as checkpoints:
         restored = checkpoints.restore_latest({"w": jnp.zeros((16, 24))})
         assert restored is not None
