@@ -37,12 +37,20 @@ from benchmarks.generate_arm import ArmError, Job, Pass, Report, RunningArm
 from benchmarks.goals import Ratio, ratio_lines
 from benchmarks.measure import run_module
 
-_JSON = flags.DEFINE_string("json", "", "Also write the figures to this file.")
-_ARMS = flags.DEFINE_list("arms", [], "Only these arms (default: all).")
-_WORKLOADS = flags.DEFINE_list("workloads", [], "Only these workloads (default: all).")
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed passes of each arm.", lower_bound=1)
-_TOKENS = flags.DEFINE_integer("tokens", 64, "New tokens for each prompt.", lower_bound=1)
-_MODEL = flags.DEFINE_string("model", "gemma3_270m", "The model, as model_name.")
+_JSON = flags.DEFINE_string("json", "", "Also write the figures to this file.", allow_override=True)
+_ARMS = flags.DEFINE_list("arms", [], "Only these arms (default: all).", allow_override=True)
+_WORKLOADS = flags.DEFINE_list(
+    "workloads", [], "Only these workloads (default: all).", allow_override=True
+)
+_ROUNDS = flags.DEFINE_integer(
+    "rounds", 5, "Timed passes of each arm.", lower_bound=1, allow_override=True
+)
+_TOKENS = flags.DEFINE_integer(
+    "tokens", 64, "New tokens for each prompt.", lower_bound=1, allow_override=True
+)
+_MODEL = flags.DEFINE_string(
+    "model", "gemma3_270m", "The model, as model_name.", allow_override=True
+)
 
 
 class Arm(NamedTuple):

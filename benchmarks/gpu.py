@@ -36,14 +36,28 @@ from absl import app, flags
 from benchmarks.gpu_cells import Cell, rates
 
 _JSON = flags.DEFINE_string("json", "", "Also write the figures to this file.", allow_override=True)
-_LOG = flags.DEFINE_string("log", "", "Append a line of JSON to this file after each arm.")
-_REPORT = flags.DEFINE_string("report", "", "Also write a dated report (Markdown) to this file.")
-_ARMS = flags.DEFINE_list("arms", [], "Only these arms or cells, such as 4b-2048 (default: all).")
-_QUICK = flags.DEFINE_bool("quick", False, "Walk through every arm on a tiny model: no figures.")
-_PLATFORM = flags.DEFINE_enum("platform", "gpu", ["gpu", "cpu"], "Where; cpu only with --quick.")
-_BUDGET_S = flags.DEFINE_float("budget_s", 1e9, "Seconds after which no arm is begun.")
-_STEPS = flags.DEFINE_integer("steps", 10, "Timed steps of each arm, at most.", lower_bound=1)
-_RANK = flags.DEFINE_integer("rank", 16, "The adapters' rank.", lower_bound=1)
+_LOG = flags.DEFINE_string(
+    "log", "", "Append a line of JSON to this file after each arm.", allow_override=True
+)
+_REPORT = flags.DEFINE_string(
+    "report", "", "Also write a dated report (Markdown) to this file.", allow_override=True
+)
+_ARMS = flags.DEFINE_list(
+    "arms", [], "Only these arms or cells, such as 4b-2048 (default: all).", allow_override=True
+)
+_QUICK = flags.DEFINE_bool(
+    "quick", False, "Walk through every arm on a tiny model: no figures.", allow_override=True
+)
+_PLATFORM = flags.DEFINE_enum(
+    "platform", "gpu", ["gpu", "cpu"], "Where; cpu only with --quick.", allow_override=True
+)
+_BUDGET_S = flags.DEFINE_float(
+    "budget_s", 1e9, "Seconds after which no arm is begun.", allow_override=True
+)
+_STEPS = flags.DEFINE_integer(
+    "steps", 10, "Timed steps of each arm, at most.", lower_bound=1, allow_override=True
+)
+_RANK = flags.DEFINE_integer("rank", 16, "The adapters' rank.", lower_bound=1, allow_override=True)
 
 # Steps of an arm that turns out slow end here; three or so are timed at least.
 _STEPPING_S = 12.0

@@ -32,11 +32,21 @@ from coderllm_jax.errors import ModelError
 from coderllm_jax.records import Example, PackedBatch
 
 _JSON = flags.DEFINE_string("json", "", "Also write the figures to this file.", allow_override=True)
-_ROWS = flags.DEFINE_string("rows", "", "Training rows to use instead (as data.path).")
-_TOKENIZER = flags.DEFINE_enum("tokenizer", "gemma3_270m", ["gemma3_270m", "bytes"], "Whose.")
-_LENGTH = flags.DEFINE_integer("sequence_length", 256, "Positions of a packed row.", lower_bound=8)
-_BATCH = flags.DEFINE_integer("batch_size", 4, "Rows of a batch.", lower_bound=1)
-_EPOCHS = flags.DEFINE_integer("epochs", 2, "Epochs that an iterator runs.", lower_bound=1)
+_ROWS = flags.DEFINE_string(
+    "rows", "", "Training rows to use instead (as data.path).", allow_override=True
+)
+_TOKENIZER = flags.DEFINE_enum(
+    "tokenizer", "gemma3_270m", ["gemma3_270m", "bytes"], "Whose.", allow_override=True
+)
+_LENGTH = flags.DEFINE_integer(
+    "sequence_length", 256, "Positions of a packed row.", lower_bound=8, allow_override=True
+)
+_BATCH = flags.DEFINE_integer(
+    "batch_size", 4, "Rows of a batch.", lower_bound=1, allow_override=True
+)
+_EPOCHS = flags.DEFINE_integer(
+    "epochs", 2, "Epochs that an iterator runs.", lower_bound=1, allow_override=True
+)
 
 TARGET_TOKENS_PER_S = 200_000
 _REPEATS = 3  # the best of them counts: other programs only ever slow one down

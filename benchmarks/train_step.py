@@ -39,20 +39,31 @@ from absl import app, flags
 from benchmarks.goals import Ratio, ratio_lines
 from benchmarks.measure import Job, Measurement, read_measurement, run_module
 
-_JSON = flags.DEFINE_string("json", "", "Also write the figures to this file.")
-_ARMS = flags.DEFINE_list("arms", [], "Only these arms (default: all).")
-_STEPS = flags.DEFINE_integer("steps", 5, "Timed steps of each arm, at least.", lower_bound=1)
-_ROUNDS = flags.DEFINE_integer(
-    "rounds", 1, "Times that all arms run, in turn; the median counts.", lower_bound=1
+_JSON = flags.DEFINE_string("json", "", "Also write the figures to this file.", allow_override=True)
+_ARMS = flags.DEFINE_list("arms", [], "Only these arms (default: all).", allow_override=True)
+_STEPS = flags.DEFINE_integer(
+    "steps", 5, "Timed steps of each arm, at least.", lower_bound=1, allow_override=True
 )
-_ROWS = flags.DEFINE_string("rows", "", "Training rows to use instead (as data.path).")
-_MODEL = flags.DEFINE_string("model", "gemma3_270m", "The model, as model_name.")
+_ROUNDS = flags.DEFINE_integer(
+    "rounds",
+    1,
+    "Times that all arms run, in turn; the median counts.",
+    lower_bound=1,
+    allow_override=True,
+)
+_ROWS = flags.DEFINE_string(
+    "rows", "", "Training rows to use instead (as data.path).", allow_override=True
+)
+_MODEL = flags.DEFINE_string(
+    "model", "gemma3_270m", "The model, as model_name.", allow_override=True
+)
 _HUGE_PAGES = flags.DEFINE_enum(
     "huge_pages",
     "all",
     ["all", "ours", "none"],
     "Who gets malloc on huge pages, as `python -m coderllm_jax.train` sets it. It would speed the "
     "peers up too, by 5 to 15 %, so all is the stricter comparison; ours is what users have.",
+    allow_override=True,
 )
 
 
