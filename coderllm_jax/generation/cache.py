@@ -41,15 +41,19 @@ class LayerCache(NamedTuple):
         return self.keys.shape[1]
 
 
+def num_places(architecture: Architecture, layer: int, *, max_length: int) -> int:
+    """How many positions a layer keeps of sequences of up to `max_length` tokens."""
+    return max_length if architecture.is_global(layer) else min(architecture.window, max_length)
+
+
 def empty_caches(
     architecture: Architecture, *, num_slots: int, max_length: int, dtype: jnp.dtype
 ) -> tuple[LayerCache, ...]:
     """Caches of all layers for sequences of up to `max_length` tokens."""
+    rows, size = num_slots * architecture.num_kv_heads, architecture.head_size
     caches = []
     for layer in range(architecture.num_layers):
-        is_global = architecture.is_global(layer)
-        places = max_length if is_global else min(architecture.window, max_length)
-        shape = (num_slots * architecture.num_kv_heads, places, architecture.head_size)
+        shape = (rows, num_places(architecture, layer, max_length=max_length), size)
         caches.append(LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)))
     return tuple(caches)
 
@@ -80,39 +84,53 @@ def write_turn(
 
 
 def write_piece(
-    cache: LayerCache,
+    before: LayerCache | None,
     k_BLGK: jax.Array,
     v_BLGK: jax.Array,
-    *,
-    slot_B: jax.Array,
     start_B: jax.Array,
     length_B: jax.Array,
-    offset_B: jax.Array,
+    *,
+    places: int,
 ) -> LayerCache:
-    """Positions `start` to `start + length` of some slots; of more than a ring holds, the last."""
-    held_BM = positions_held(cache.places, start_B + length_B, offset_B)
-    source_BM = held_BM - start_B[:, None]
-    is_new_BGMK = (source_BM >= 0)[:, None, :, None]
-    rows_BG = slot_rows(slot_B, num_kv_heads=k_BLGK.shape[2])
+    """Rings with positions `start` to `start + length` of some prompts, at offset 0.
+
+    Of more than a ring holds, the last. before: the rings until then; None: nothing was held.
+    """
+    source_BM = positions_held(places, start_B + length_B, jnp.zeros_like(start_B))
+    source_BM = source_BM - start_B[:, None]
     take = jax.vmap(lambda new, source: jnp.take(new, source, axis=0, mode="clip"))
 
-    def write(old: jax.Array, new_BLGK: jax.Array) -> jax.Array:
-        # Whole rings are put together and written: a write for each token costs more.
-        new_BGMK = jnp.swapaxes(take(new_BLGK.astype(old.dtype), source_BM), 1, 2)
-        ring_BGMK = jnp.where(is_new_BGMK, new_BGMK, old.at[rows_BG].get(mode="clip"))
-        return old.at[rows_BG].set(ring_BGMK, mode="drop")
+    def write(old_RMK: jax.Array | None, new_BLGK: jax.Array) -> jax.Array:
+        # Whole rings are put together: XLA writes tokens one by one, and slowly.
+        groups, size = new_BLGK.shape[2:]
+        ring_RMK = jnp.swapaxes(take(new_BLGK, source_BM), 1, 2).reshape(-1, places, size)
+        if old_RMK is None:
+            return ring_RMK
+        is_new_RM = jnp.repeat(source_BM >= 0, groups, axis=0)
+        return jnp.where(is_new_RM[:, :, None], ring_RMK, old_RMK)
 
-    return LayerCache(write(cache.keys, k_BLGK), write(cache.values, v_BLGK))
+    old = before or (None, None)
+    return LayerCache(write(old[0], k_BLGK), write(old[1], v_BLGK))
 
 
-def slot_rows(slot: jax.Array, *, num_kv_heads: int) -> jax.Array:
-    """The rows of slots [...], as [..., G]; slots past the end have rows past the end."""
-    return slot[..., None] * num_kv_heads + jnp.arange(num_kv_heads)
+def write_slot(
+    cache: LayerCache, held: LayerCache, *, slot: jax.Array, offset: jax.Array, num_slots: int
+) -> LayerCache:
+    """The first prompt's rings in a slot, turned by its offset."""
+    groups = cache.keys.shape[0] // num_slots
+    row_G = slot * groups + jnp.arange(groups)
+    return LayerCache(
+        *(
+            old.at[row_G].set(jnp.roll(ring[:groups], offset, axis=1).astype(old.dtype))
+            for old, ring in zip(cache, held, strict=True)
+        )
+    )
 
 
-def turn_rings(cache: LayerCache, by: jax.Array) -> LayerCache:
-    """One slot's rings [G, M, K] with what lies at place i at place i + by, around the ring."""
-    return LayerCache(*(jnp.roll(ring, by, axis=1) for ring in cache))
+def rows_to_tokens(ring_RMK: jax.Array, *, num_rows: int) -> jax.Array:
+    """Rings as keys of `model.attention`: [B·G, M, K] → [B, M, G, K]."""
+    _, places, size = ring_RMK.shape
+    return jnp.swapaxes(ring_RMK.reshape(num_rows, -1, places, size), 1, 2)
 
 
 def attend_held(
@@ -126,9 +144,10 @@ def attend_held(
     """Attention of one token of each slot over what its slot holds, [S, H, K]; softmax in float32.
 
     As `model.attention.attend`, whose product of one query XLA's CPU backend computes at a third
-    of the rate.
+    of the rate. Operands keep the caches' format: they are not converted at every token.
     """
     rows, _, size = cache.keys.shape
+    precision = precision._replace(operands=cache.keys.dtype)
     q_RHK = (q_SHK * architecture.query_scale).reshape(rows, -1, size)
     logits_RHM = contract("rhk,rmk->rhm", q_RHK, cache.keys, precision).astype(jnp.float32)
     if architecture.attention_soft_cap:

@@ -142,7 +142,8 @@ class Engine:
             architecture,
             num_slots=self._num_rows,
             max_length=max_length,
-            dtype=options.precision.operands,
+            # Not the operands': XLA's CPU backend updates bfloat16 by converting the whole array.
+            dtype=options.precision.carried,
         )
         self._waiting: collections.deque[Completion] = collections.deque()
         self._free = list(range(num_slots))[::-1]
@@ -236,7 +237,7 @@ class Engine:
 
     def share_prefix(self, prompts: Sequence[Ids]) -> int:
         """Computes once what all `prompts` begin with, if that is worth it; returns its length."""
-        if len(prompts) < 2 or self._running:
+        if len(prompts) < 2:
             return 0
         shortest = min(len(prompt) for prompt in prompts) - 1  # the last token is decoded
         same = np.all([p[:shortest] == prompts[0][:shortest] for p in prompts], axis=0)
@@ -245,10 +246,7 @@ class Engine:
             return 0
         prefix = prompts[0][:length]
         if prefix.tobytes() not in self._prefixes:
-            self._prefill(prefix, slot=0, start=0, end=length)
-            self._prefixes[prefix.tobytes()] = program.save_slot(
-                self._state, 0, length, num_kv_heads=self.architecture.num_kv_heads
-            )
+            self._prefixes[prefix.tobytes()] = self._prefill(prefix, None, start=0)
             if len(self._prefixes) > _PREFIXES_KEPT:
                 self._prefixes.popitem(last=False)
         return length
@@ -271,21 +269,19 @@ class Engine:
             completion = self._waiting.popleft()
             completion.started_s = time.perf_counter()
             request, slot = completion.request, self._free.pop()
-            known, caches = self._known_prefix(request.prompt)
-            last = len(request.prompt) - 1
-            if known:
-                self._state = program.load_slot(self._state, caches, slot, last)
-            self._prefill(request.prompt[known:-1], slot=slot, start=known, end=last)
+            known, held = self._known_prefix(request.prompt)
+            held = self._prefill(request.prompt[known:-1], held, start=known)
             room -= len(request.prompt) - known
             seen = np.zeros(self.architecture.vocabulary, bool)
             seen[request.prompt] = True
             budget = min(request.max_new_tokens, self.max_length - len(request.prompt))
             self._state = program.start(
                 self._state,
+                held,
                 program.Start(
                     slot=np.int32(slot),
                     token=request.prompt[-1],
-                    position=np.int32(last),
+                    position=np.int32(len(request.prompt) - 1),
                     budget=np.int32(budget),
                     seen=seen,
                     sampling=SamplingArrays.of(request.sampling),
@@ -295,23 +291,27 @@ class Engine:
             stream = TextStream(self.tokenizer, stops=request.stop)
             self._running[slot] = _Running(completion, stream)
 
-    def _prefill(self, ids: Ids, *, slot: int, start: int, end: int) -> None:
+    def _prefill(self, ids: Ids, held: Any, *, start: int) -> Any:
+        """What a prompt holds with `ids` from position `start` on; `held`: what it held before."""
         while len(ids):
             piece = ids[:_LARGEST_PIECE]
+            # On a mesh rows are split evenly: the others hold nothing.
             padded = np.zeros((self._rows, _bucket(len(piece))), np.int32)
             padded[0, : len(piece)] = piece
-            # On a mesh rows are split evenly: the others are of no slot, and nothing is written.
             none = [0] * (self._rows - 1)
-            slots = [slot] + [self._num_rows] * len(none)
-            where = (slots, [start, *none], [len(piece), *none], [end, *none])
-            self._state = program.prefill(
+            held = program.prefill(
                 self._weights,
-                self._state,
-                program.Piece(padded, *(np.array(each, np.int32) for each in where)),
-                is_first=start == 0,
+                held,
+                program.Piece(
+                    padded,
+                    start=np.array([start, *none], np.int32),
+                    length=np.array([len(piece), *none], np.int32),
+                ),
+                max_length=self.max_length,
                 **self._static,
             )
             ids, start = ids[len(piece) :], start + len(piece)
+        return held
 
     def _dispatch(self) -> tuple[program.Decoded, dict[int, _Running]]:
         cancelled = np.zeros(self._num_rows, bool)

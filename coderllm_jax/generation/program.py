@@ -1,8 +1,8 @@
 """The two compiled halves of generation: prompts into caches, and one more token for every slot.
 
     slots        0            1            2            3
-    prefill      writes keys and values of a piece of one prompt into its slot's caches; no logits
-    start        hands a slot the prompt's last token: from here on it takes part in decoding
+    prefill      keys and values of a prompt, a piece at a time, apart from the slots; no logits
+    start        puts them into a slot, with the prompt's last token: from here on it decodes
     decode       token [S] ── blocks over the caches ──> hidden [S, D] ── head ──> next token [S]
 
 Logits exist for one position a slot, in decode, and nowhere else: a prompt's last token is decoded
@@ -25,10 +25,11 @@ from coderllm_jax.generation.cache import (
     LayerCache,
     attend_held,
     empty_caches,
+    num_places,
     positions_held,
-    slot_rows,
-    turn_rings,
+    rows_to_tokens,
     write_piece,
+    write_slot,
     write_turn,
 )
 from coderllm_jax.generation.network import DecodeWeights, head_logits, run_blocks
@@ -63,17 +64,11 @@ class SlotState(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A piece of a prompt for each of B slots: ids int32 [B, L] and, under each, where it belongs.
-
-    Row b holds `length[b]` tokens from position `start[b]` on, for slot `slot[b]`, which will begin
-    to decode at position `end[b]`, before any other slot decodes again.
-    """
+    """A piece of each of B prompts: ids int32 [B, L], of which `length[b]` from `start[b]` on."""
 
     ids: Any
-    slot: Any
     start: Any
     length: Any
-    end: Any
 
 
 class Start(NamedTuple):
@@ -124,44 +119,36 @@ def new_slots(
     )
 
 
-@functools.partial(
-    jax.jit, static_argnames=("architecture", "options", "is_first"), donate_argnames="state"
-)
+@functools.partial(jax.jit, static_argnames=("architecture", "options", "max_length"))
 def prefill(
     weights: DecodeWeights,
-    state: SlotState,
+    before: tuple[LayerCache, ...] | None,
     piece: Piece,
     *,
     architecture: Architecture,
     options: ForwardOptions,
-    is_first: bool,
-) -> SlotState:
-    """Writes the keys and values of a piece of each prompt. `is_first`: nothing lies before it."""
+    max_length: int,
+) -> tuple[LayerCache, ...]:
+    """What B prompts hold with a piece of each, in rings of their own that have not turned.
+
+    before: what they held before it; None: nothing. It stays, for other prompts that begin alike.
+    """
     offset_L = jnp.arange(piece.ids.shape[1])
     positions_BL = piece.start[:, None] + offset_L
     written_BL = offset_L < piece.length[:, None]
-    ring_offset_B = state.turn - piece.end
-    caches = list(state.caches)
+    after: list[LayerCache] = []
 
     def attention(layer: int, q: Any, k: Any, v: Any) -> jax.Array:
-        before = caches[layer]
-        caches[layer] = write_piece(
-            before,
-            k,
-            v,
-            slot_B=piece.slot,
-            start_B=piece.start,
-            length_B=piece.length,
-            offset_B=ring_offset_B,
-        )
+        held = before[layer] if before is not None else None
+        places = num_places(architecture, layer, max_length=max_length)
+        after.append(write_piece(held, k, v, piece.start, piece.length, places=places))
         key_positions_BM = jnp.where(written_BL, positions_BL, -1)
-        if not is_first:
-            held_BM = positions_held(before.places, piece.start, ring_offset_B)
+        if held is not None:
+            held_BM = positions_held(places, piece.start, jnp.zeros_like(piece.start))
             key_positions_BM = jnp.concatenate([held_BM, key_positions_BM], axis=1)
-            rows_BG = slot_rows(piece.slot, num_kv_heads=architecture.num_kv_heads)
             k, v = (
-                jnp.concatenate([jnp.swapaxes(old[rows_BG], 1, 2), new.astype(old.dtype)], axis=1)
-                for old, new in zip(before, (k, v), strict=True)
+                jnp.concatenate([rows_to_tokens(old, num_rows=k.shape[0]), new], axis=1)
+                for old, new in zip(held, (k, v), strict=True)
             )
         mask = _visible(positions_BL, key_positions_BM, architecture, layer)
         return attend(q, k, v, mask, architecture=architecture, precision=options.precision)
@@ -169,15 +156,26 @@ def prefill(
     run_blocks(
         weights, piece.ids, positions_BL, attention, architecture=architecture, options=options
     )
-    return state._replace(caches=tuple(caches))
+    return tuple(after)
 
 
 @functools.partial(jax.jit, donate_argnames="state")
-def start(state: SlotState, begin: Start) -> SlotState:
-    """Hands a slot over to decoding."""
+def start(state: SlotState, held: tuple[LayerCache, ...] | None, begin: Start) -> SlotState:
+    """Hands a slot over to decoding, with what its prompt holds but for its last token.
+
+    held: rings of prompts, of which the first is meant; None: the last token is the only one.
+    """
     slot = begin.slot
+    offset = state.turn - begin.position
+    caches = state.caches
+    if held is not None:
+        caches = tuple(
+            write_slot(cache, rings, slot=slot, offset=offset, num_slots=state.token.shape[0])
+            for cache, rings in zip(caches, held, strict=True)
+        )
     return state._replace(
-        offset=state.offset.at[slot].set(state.turn - begin.position),
+        caches=caches,
+        offset=state.offset.at[slot].set(offset),
         token=state.token.at[slot].set(begin.token),
         position=state.position.at[slot].set(begin.position),
         answered=state.answered.at[slot].set(0),
@@ -188,28 +186,6 @@ def start(state: SlotState, begin: Start) -> SlotState:
             lambda all_slots, one: all_slots.at[slot].set(one), state.sampling, begin.sampling
         ),
     )
-
-
-@functools.partial(jax.jit, static_argnames="num_kv_heads")
-def save_slot(
-    state: SlotState, slot: Any, end: Any, *, num_kv_heads: int
-) -> tuple[LayerCache, ...]:
-    """A copy of one slot's rings as they would be at offset 0, each [G, M, K].
-
-    end: the position at which the slot was to begin to decode when it was filled.
-    """
-    rows_G = slot_rows(jnp.asarray(slot), num_kv_heads=num_kv_heads)
-    kept: tuple[LayerCache, ...] = jax.tree.map(lambda leaf: leaf[rows_G], state.caches)
-    return tuple(turn_rings(cache, end - state.turn) for cache in kept)
-
-
-@functools.partial(jax.jit, donate_argnames="state")
-def load_slot(state: SlotState, kept: tuple[LayerCache, ...], slot: Any, end: Any) -> SlotState:
-    """Puts what `save_slot` gave into a slot that will begin to decode at position `end`."""
-    rows_G = slot_rows(jnp.asarray(slot), num_kv_heads=kept[0].keys.shape[0])
-    turned = tuple(turn_rings(cache, state.turn - end) for cache in kept)
-    caches = jax.tree.map(lambda leaf, one: leaf.at[rows_G].set(one), state.caches, turned)
-    return state._replace(caches=caches)
 
 
 @functools.partial(
