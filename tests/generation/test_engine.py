@@ -102,6 +102,20 @@ def test_what_all_prompts_begin_with_is_computed_once(monkeypatch):
     )
 
 
+def test_an_idle_engine_answers_alike_whatever_it_has_answered_before():
+    """To the last bit: where rings stand decides in which order they are summed."""
+    fresh, used = engine(), engine()
+    for prompts in (PROMPTS[:3], PROMPTS[3:5]):
+        used.generate(requests(prompts, count=7))
+    pairs = zip(
+        fresh.generate(requests(PROMPTS, logprobs=True)),
+        used.generate(requests(PROMPTS, logprobs=True)),
+        strict=True,
+    )
+    for one, other in pairs:
+        assert (one.ids, one.logprobs) == (other.ids, other.logprobs)
+
+
 def test_a_sample_depends_on_its_seed_and_on_nothing_around_it():
     sampling = Sampling(temperature=1.0, top_p=0.95, seed=7)
     alone = engine().generate(requests(PROMPTS[:1], sampling=sampling))[0]
