@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -173,6 +174,7 @@ def test_another_answer_is_another_hash_and_another_time_is_not(
         lines = [*rows[:place], json.dumps(row), *rows[place + 1 :]]
         (tmp_path / name).mkdir()
         (tmp_path / name / "answers.jsonl").write_text("\n".join(lines) + "\n")
+        shutil.copy(whole.folder / "rounds.jsonl", tmp_path / name)
         return compare(small_config(world, tmp_path / name)).results["results_sha256"]
 
     assert changed("text", "Its value is 3.") != whole.results["results_sha256"]
@@ -203,7 +205,9 @@ def test_a_killed_comparison_ends_with_the_same_hash(
     assert not (tmp_path / "killed" / "comparison.json").exists()
     done = compare(config)
     assert done.results["results_sha256"] == whole.results["results_sha256"]
-    assert done.results["manifest"]["num_asked"] == len(kept(whole.folder)) - 74
+    missing = len(kept(whole.folder)) - 74
+    turn = config.generation.num_slots
+    assert missing <= done.results["manifest"]["num_asked"] <= missing + turn  # the cut one, again
 
 
 def test_the_users_own_questions(world: Path, tmp_path: Path) -> None:

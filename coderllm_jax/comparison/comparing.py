@@ -235,13 +235,13 @@ def _in_turns(
     stops = {arm: choice.plan.stop for arm, choice in choices.items() if choice is not None}
     if queries:
         study.note(f"{phase}: {len(queries)} questions, {len(answerers)} arms in turns")
-    for arm, answerer in answerers.items():
-        is_due = arm != "endpoint" and arm not in study.warm
-        own = with_stop(queries, stops.get(arm, ()))
-        if is_due and not study.book.knows(arm, answerer, own, phase=phase):
-            study.note(f"{arm} warms up")
+
+    def warm(answerer: Answerer) -> None:
+        if answerer.name not in ("endpoint", *study.warm):
+            study.note(f"{answerer.name} warms up")
             warm_up(answerer, max_length=study.config.generation.max_length)
-            study.warm.add(arm)
+            study.warm.add(answerer.name)
+
     told = AnswerProgress("answers")
     done = 0
 
@@ -259,6 +259,7 @@ def _in_turns(
         seed=study.config.seed,
         first_round=first_round,
         stops=stops,
+        before=warm,
         progress=progress,
     )
 

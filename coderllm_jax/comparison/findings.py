@@ -231,8 +231,8 @@ def _notes(study: Study, asked: InTurns) -> list[str]:
         num_rounds = len(set(asked.rounds))
         if num_whole < num_rounds:
             notes.append(
-                f"{arm}: {num_rounds - num_whole} of {num_rounds} rounds were cut or compiled "
-                "something, and count for no rate"
+                f"{arm}: {num_rounds - num_whole} of {num_rounds} rounds compiled something or "
+                "had questions without an answer, and count for no rate"
             )
     return notes
 

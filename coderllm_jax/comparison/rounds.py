@@ -15,8 +15,11 @@ Everything is kept as it comes, and a comparison that was killed goes on:
     rounds.jsonl     {"key": "77ab…", "round": {"arm", "phase", "round", "wall_s", "cpu_s", …}}
 
 An answer's key is a digest of the arm, who answers, the phase, and the query but for its id; times
-are the answer's own, and stay with it. A round that was cut counts for no rate. Answers that ended
-in an error are not kept.
+are the answer's own, and stay with it. Answers that ended in an error are not kept.
+
+A turn that was cut is asked again as a whole. What stands in the other slots changes an answer by
+rounding, and rounding decides between near ties: so each answer is what it would have been, and a
+comparison that was killed ends with the same ones.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ from coderllm_jax.records import Answer, Answerer, Query
 class Turn(NamedTuple):
     """One arm's share of one round, as it was metered.
 
-    is_whole: whether all of its questions were asked then, and nothing was compiled.
+    is_whole: whether all of it was answered, and nothing was compiled meanwhile.
     """
 
     arm: str
@@ -64,10 +67,6 @@ class Book:
         self._metered = read_kept(self._rounds, "round")
         self.num_asked = 0
 
-    def knows(self, arm: str, answerer: Answerer, queries: Sequence[Query], *, phase: str) -> bool:
-        """Whether asking these would ask nothing."""
-        return all(key in self._known for key in _keys(arm, answerer, queries, phase=phase))
-
     def ask(
         self,
         arm: str,
@@ -76,22 +75,26 @@ class Book:
         *,
         phase: str,
         round: int = 0,
+        before: Callable[[Answerer], None] = lambda answerer: None,
         progress: Callable[[int], None] = lambda done: None,
-    ) -> tuple[list[Answer], Turn | None]:
-        """Answers in the queries' order, and what they took; None where that is not known.
+    ) -> tuple[list[Answer], Turn]:
+        """Answers in the queries' order, and what they took.
 
-        Equal questions are asked once. `progress` hears of every answer.
+        Equal questions are asked once. `before` is called where anything is asked, off the meter;
+        `progress` hears of every answer.
         """
         keys = _keys(arm, answerer, queries, phase=phase)
+        turn_key = _digest([round, keys])
+        is_kept = turn_key in self._metered
         missing: dict[str, Query] = {}
         for key, query in zip(keys, queries, strict=True):
-            if key in self._known:
+            if is_kept and key in self._known:
                 progress(1)
             else:
                 missing.setdefault(key, query)
-        turn_key = _digest([round, keys])
         fresh: dict[str, Answer] = {}
         if missing:
+            before(answerer)
             key_of = {query.id: key for key, query in missing.items()}
             with Kept(self._answers, name="asked") as kept, UsageMeter() as meter:
 
@@ -115,8 +118,8 @@ class Book:
                 while not answerer.is_idle:
                     answerer.poll()
             self.num_asked += len(missing)
-            is_whole = len(missing) == len(set(keys))
-            turn = _meter(arm, phase, round, list(fresh.values()), meter.usage, is_whole=is_whole)
+        if not is_kept:
+            turn = _meter(arm, phase, round, list(fresh.values()), meter.usage)
             self._metered[turn_key] = turn._asdict()
             with Kept(self._rounds, name="round") as kept:
                 kept.add(turn_key, turn._asdict())
@@ -126,8 +129,7 @@ class Book:
             )
             for key, query in zip(keys, queries, strict=True)
         ]
-        metered = self._metered.get(turn_key)
-        return answers, Turn(**metered) if metered else None
+        return answers, Turn(**self._metered[turn_key])
 
 
 def _keys(arm: str, answerer: Answerer, queries: Sequence[Query], *, phase: str) -> list[str]:
@@ -137,9 +139,7 @@ def _keys(arm: str, answerer: Answerer, queries: Sequence[Query], *, phase: str)
     ]
 
 
-def _meter(
-    arm: str, phase: str, round: int, answers: Sequence[Answer], usage: Usage, *, is_whole: bool
-) -> Turn:
+def _meter(arm: str, phase: str, round: int, answers: Sequence[Answer], usage: Usage) -> Turn:
     return Turn(
         arm,
         phase,
@@ -151,8 +151,7 @@ def _meter(
         cpu_s=usage.cpu_s,
         peak_memory_bytes=usage.peak_memory_bytes,
         compile_s=usage.compile_s,
-        is_whole=is_whole
-        and not usage.compile_s
+        is_whole=not usage.compile_s
         and all(answer.finish in ("stop", "length") for answer in answers),
     )
 
@@ -175,6 +174,7 @@ def ask_in_turns(
     seed: int,
     first_round: int = 1,
     stops: Mapping[str, tuple[str, ...]] = types.MappingProxyType({}),
+    before: Callable[[Answerer], None] = lambda answerer: None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> InTurns:
     """Asks every arm every query, `size` at a time, in turns; see the drawing above.
@@ -191,10 +191,16 @@ def ask_in_turns(
         for arm in order_of(list(answerers), number, seed=seed):
             own = with_stop(batch, stops.get(arm, ()))
             given, turn = book.ask(
-                arm, answerers[arm], own, phase=phase, round=number, progress=progress
+                arm,
+                answerers[arm],
+                own,
+                phase=phase,
+                round=number,
+                before=before,
+                progress=progress,
             )
             answers[arm] += given
-            turns += [turn] if turn is not None else []
+            turns.append(turn)
     return InTurns(answers, rounds, turns)
 
 

@@ -103,13 +103,8 @@ def head_logits(
     """Every token's logit, float32 [S, V]."""
     wide = options.precision._replace(carried=jnp.dtype("float32"))
     logits_SV = contract("bd,vd->bv", hidden_SD, gather_embedding(weights.embedding), wide)
-    return soft_capped(logits_SV, architecture)
-
-
-def soft_capped(logits: jax.Array, architecture: Architecture) -> jax.Array:
-    """Logits within the model's cap, where it has one."""
     cap = architecture.final_soft_cap
-    return cap * jnp.tanh(logits / cap) if cap else logits
+    return cap * jnp.tanh(logits_SV / cap) if cap else logits_SV
 
 
 def _flattened(name: str, kernel: jax.Array) -> jax.Array:

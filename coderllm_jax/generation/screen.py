@@ -26,7 +26,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from coderllm_jax.generation.network import DecodeWeights, head_logits, soft_capped
+from coderllm_jax.generation.network import DecodeWeights, head_logits
 from coderllm_jax.generation.sampling import likeliest
 from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.model.forward import ForwardOptions
@@ -85,7 +85,8 @@ def screened_likeliest(
 ) -> jax.Array:
     """The first of each active row's largest logits, int32 [S], as `likeliest(head_logits(...))`.
 
-    What idle rows hold is of no model and would often leave too many candidates.
+    Candidates are compared before the model's soft cap, which orders nothing anew. What idle rows
+    hold is no model's and would often leave too many candidates.
     """
     exact_SD = _rounded(hidden_SD, options.precision)
     high_SV, best_low_S = _bounds(screen, exact_SD)
@@ -107,7 +108,6 @@ def screened_likeliest(
     def of_candidates() -> jax.Array:
         rows_SCD = weights.embedding[token_SC].astype(jnp.float32)
         logits_SC = jnp.sum(_rounded(rows_SCD, options.precision) * exact_SD[:, None], axis=-1)
-        logits_SC = soft_capped(logits_SC, architecture)
         logits_SC = jnp.where(high_SC >= best_low_S[:, None], logits_SC, -jnp.inf)
         is_best_SC = logits_SC == jnp.max(logits_SC, axis=1, keepdims=True)
         return jnp.min(jnp.where(is_best_SC, token_SC, vocabulary), axis=1).astype(jnp.int32)

@@ -84,7 +84,6 @@ def test_arms_are_asked_in_the_rounds_order(tmp_path):
 def test_a_second_time_nothing_is_asked_and_everything_is_the_same(tmp_path):
     first = ask_in_turns(Book(tmp_path), answerers(), queries(6), phase="p", size=3, seed=0)
     arms, book = answerers(), Book(tmp_path)
-    assert all(book.knows(name, arms[name], queries(6), phase="p") for name in ARMS)
     second = ask_in_turns(book, arms, queries(6), phase="p", size=3, seed=0)
     assert all(answerer.asked == [] for answerer in arms.values())
     assert second == first
@@ -95,9 +94,11 @@ class _Killed(BaseException):
     pass
 
 
-def test_a_killed_round_goes_on_where_it_was_and_counts_for_no_rate(tmp_path):
+def test_a_turn_that_was_cut_is_asked_again_as_a_whole(tmp_path):
+    """Or its questions would have other neighbours than they have in an uninterrupted one."""
+    whole_arms = answerers()
     whole = ask_in_turns(
-        Book(tmp_path / "whole"), answerers(), queries(6), phase="p", size=3, seed=0
+        Book(tmp_path / "whole"), whole_arms, queries(6), phase="p", size=3, seed=0
     )
     seen = []
 
@@ -114,12 +115,28 @@ def test_a_killed_round_goes_on_where_it_was_and_counts_for_no_rate(tmp_path):
         file.write('{"key": "cut in the midd')
     arms = answerers()
     again = ask_in_turns(Book(tmp_path), arms, queries(6), phase="p", size=3, seed=0)
-    assert sum(len(batch) for a in arms.values() for batch in a.asked) == 24 - 8
+    batches = [batch for answerer in arms.values() for batch in answerer.asked]
+    assert [len(batch) for batch in batches] == [3] * (8 - 2)
+    assert all(batch in whole_arms[name].asked for name in ARMS for batch in arms[name].asked)
     texts = {arm: [answer.text for answer in given] for arm, given in again.answers.items()}
     assert texts == {arm: [a.text for a in given] for arm, given in whole.answers.items()}
-    cut = [turn for turn in again.turns if not turn.is_whole]
-    assert [(turn.round, turn.num_answers) for turn in cut] == [(1, 1)]
+    assert all(turn.is_whole for turn in again.turns)
     assert len(again.turns) == len(whole.turns)
+
+
+def test_before_anything_is_asked_there_is_time_to_warm_up(tmp_path):
+    warmed = []
+    for _ in range(2):
+        ask_in_turns(
+            Book(tmp_path),
+            answerers(),
+            queries(2),
+            phase="p",
+            size=2,
+            seed=0,
+            before=lambda answerer: warmed.append(answerer.name),
+        )
+    assert sorted(warmed) == sorted(ARMS)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +169,6 @@ def test_what_ended_in_an_error_is_told_and_asked_again(tmp_path):
     given, turn = Book(tmp_path).ask("base", answerer, queries(3), phase="p")
     assert [answer.finish for answer in given] == ["stop", "error", "stop"]
     assert given[1].error == "refused, as told"
-    assert turn is not None
     assert not turn.is_whole
     mended = TableAnswerer(echo)
     given, _ = Book(tmp_path).ask("base", mended, queries(3), phase="p")
