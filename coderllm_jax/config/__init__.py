@@ -3,6 +3,7 @@
 from coderllm_jax.config.comparison import ComparisonConfig
 from coderllm_jax.config.data import DataConfig
 from coderllm_jax.config.evaluation import EvaluationConfig
+from coderllm_jax.config.monitoring import MonitoringConfig
 from coderllm_jax.config.schema import Config, describe
 from coderllm_jax.config.training import TrainingConfig
 
@@ -11,6 +12,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "EvaluationConfig",
+    "MonitoringConfig",
     "TrainingConfig",
     "describe",
 ]

@@ -1,0 +1,16 @@
+"""The monitor over everything in runs/, the default request log and this machine.
+
+Run      python -m coderllm_jax.monitor --config=configs/monitoring.py
+Reads    runs/*, runs/serving/requests.jsonl, this machine; writes runs/.monitor only
+Takes    until it is stopped; it may be stopped and started at any time
+Expect   a page on http://127.0.0.1:8765, and alerts to the URLs in CODERLLM_ALERT_URLS
+"""
+
+import ml_collections
+
+from coderllm_jax.config import MonitoringConfig
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The card's configuration."""
+    return MonitoringConfig.create_default()
