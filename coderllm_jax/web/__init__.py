@@ -1,0 +1,1 @@
+"""What every page and endpoint shares: who is let in, and how an application is served."""
