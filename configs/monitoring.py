@@ -3,7 +3,7 @@
 Run      python -m coderllm_jax.monitor --config=configs/monitoring.py
 Reads    runs/*, runs/serving/requests.jsonl, this machine; writes runs/.monitor only
 Takes    until it is stopped; it may be stopped and started at any time
-Expect   a page on http://127.0.0.1:8765, and alerts to the URLs in CODERLLM_ALERT_URLS
+Expect   a page on http://127.0.0.1:8765, and alerts to the URLs in MONITOR_ALERT_URLS
 """
 
 import ml_collections

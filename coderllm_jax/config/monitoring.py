@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from coderllm_jax.config.schema import Config, option, section
-from coderllm_jax.config.schema import Section
+from coderllm_jax.config.schema import Config, Section, option, section
 from coderllm_jax.errors import ConfigError
 
 # Fields of a request that a log of another server may call by other names.
@@ -61,8 +60,11 @@ class DriftSection(Section):
         low=0.05,
         high=5,
     )
-    false_alarms_per_day: float = option(
-        0.01, "Expected false alarms a day of all drift detectors together.", low=1e-6, high=1
+    false_alarms_per_10k: float = option(
+        0.005,
+        "Expected false alarms in 10,000 requests, all figures together; detectors are set by it.",
+        low=1e-9,
+        high=1,
     )
 
 
@@ -73,7 +75,7 @@ class AlertsSection(Section):
         "YAML file of alert rules, which join or replace the built-in ones; empty: those only.",
     )
     urls_variable: str = option(
-        "CODERLLM_ALERT_URLS",
+        "MONITOR_ALERT_URLS",
         "Environment variable with where alerts are sent, apprise URLs separated by blanks: mail, "
         "chat, webhook (json://host/path). The URLs are secrets and are never shown.",
     )
@@ -101,7 +103,7 @@ class PageSection(Section):
         (), "Names under which the page may be asked for, besides the address itself."
     )
     token_variable: str = option(
-        "CODERLLM_MONITOR_TOKEN",
+        "MONITOR_TOKEN",
         "Environment variable with the token that the page asks for; any address but loopback "
         "needs one.",
     )

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 RunStatus = Literal["running", "stalled", "finished", "failed", "interrupted", "unknown"]
 Severity = Literal["info", "warning", "critical"]
 
 
-class Interval(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Interval:
     """An estimate between bounds that hold it four times out of five."""
 
     low: float

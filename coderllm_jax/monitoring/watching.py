@@ -4,7 +4,8 @@
     watch.poll()               reads what runs, logs and the machine have added; evaluates the rules
     watch.overview()           Overview: everything at this moment (monitoring.views)
     watch.series("lora-1f0c", ["loss"], since_step=400)
-                               {"revision": 0, "loss": {"step": [...], "time": [...], "value": [...]}}
+                               {"revision": 0,
+                                "loss": {"step": [...], "time": [...], "value": [...]}}
 
 Writes to none of what it reads. Not thread-safe: one thread polls and looks.
 """

@@ -1,0 +1,167 @@
+"""New whole lines of files that others write, without reading anything twice.
+
+    LineTail     one file that grows, or is replaced as a whole (metrics.jsonl of a resumed run)
+    LogTail      a log that is rotated: what the old file still holds is read, then the new one
+
+Half a line at the end stays for the next look. That a file is another one is told by its inode, its
+size and the last bytes that were read: an inode may be used again, and a file may be cut and grow
+past where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+# One look reads this much at most: a page stays quick while a long log is caught up with.
+_CHUNK_BYTES = 1 << 20
+_ANCHOR_BYTES = 64
+
+
+class Lines(NamedTuple):
+    """What one look found. restarted: everything from before is void. more: look again at once."""
+
+    lines: list[bytes]
+    restarted: bool = False
+    more: bool = False
+
+
+class LineTail:
+    """Whole lines of one file as they come; a cut or replaced file begins anew."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seen: tuple[int, int, int] | None = None  # inode, size and mtime of the last look
+        self._inode = -1
+        self._offset = 0
+        self._anchor = b""
+        self._is_inside_long_line = False
+
+    def read(self) -> Lines:
+        """Lines that are new since the last look; none where the file is not there."""
+        try:
+            stat = self.path.stat()
+        except OSError:
+            return Lines([])
+        seen = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        if seen == self._seen:
+            return Lines([])
+        try:
+            with self.path.open("rb") as file:
+                restarted = self._has_changed(file)
+                if restarted:
+                    self._offset, self._anchor = 0, b""
+                self._inode = os.fstat(file.fileno()).st_ino
+                lines, more = self._read_chunk(file)
+        except OSError:
+            return Lines([])
+        self._seen = None if more else seen
+        return Lines(lines, restarted, more)
+
+    def _has_changed(self, file: BinaryIO) -> bool:
+        stat = os.fstat(file.fileno())
+        if self._offset == 0:
+            return False
+        if stat.st_ino != self._inode or stat.st_size < self._offset:
+            return True
+        file.seek(self._offset - len(self._anchor))
+        return file.read(len(self._anchor)) != self._anchor
+
+    def _read_chunk(self, file: BinaryIO) -> tuple[list[bytes], bool]:
+        file.seek(self._offset)
+        data = file.read(_CHUNK_BYTES)
+        end = data.rfind(b"\n") + 1
+        if not end and len(data) == _CHUNK_BYTES:  # no log of ours has such lines: not kept whole
+            self._is_inside_long_line = True
+            self._advance(data)
+            return [], True
+        whole = data[:end]
+        self._advance(whole)
+        lines = whole.split(b"\n")[:-1]
+        if self._is_inside_long_line and lines:
+            self._is_inside_long_line = False
+            lines[0] = b"(too long)"
+        return lines, len(data) == _CHUNK_BYTES
+
+    def _advance(self, data: bytes) -> None:
+        self._offset += len(data)
+        self._anchor = (self._anchor + data[-_ANCHOR_BYTES:])[-_ANCHOR_BYTES:]
+
+
+class LogTail:
+    """Whole lines of a log that is renamed, copied and truncated, or begun anew by its owner.
+
+    The file stays open, so that lines which were written between the last look and a renaming are
+    read from the renamed file before the new one is begun.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._tail = _OpenFile()
+
+    def read(self) -> Lines:
+        """Lines that are new since the last look."""
+        if not self._tail.is_open and not self._tail.open(self.path):
+            return Lines([])
+        lines, more = self._tail.read()
+        if more:
+            return Lines(lines, more=True)
+        if self._tail.is_replaced(self.path):
+            # Once more: its writer may have added lines between the two looks at it.
+            last, _ = self._tail.read(to_end=True)
+            self._tail.close()
+            return Lines(lines + last, more=self._tail.open(self.path))
+        return Lines(lines)
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._tail.close()
+
+
+class _OpenFile:
+    """A file that is held open, and how far it was read."""
+
+    def __init__(self) -> None:
+        self._file: BinaryIO | None = None
+        self._rest = b""
+
+    @property
+    def is_open(self) -> bool:
+        return self._file is not None
+
+    def open(self, path: Path) -> bool:
+        with contextlib.suppress(OSError):
+            self._file, self._rest = path.open("rb"), b""
+        return self.is_open
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def is_replaced(self, path: Path) -> bool:
+        """Whether `path` is another file by now; one that is not there yet is waited for."""
+        assert self._file is not None
+        try:
+            return not os.path.samestat(path.stat(), os.fstat(self._file.fileno()))
+        except OSError:
+            return False
+
+    def read(self, *, to_end: bool = False) -> tuple[list[bytes], bool]:
+        """New whole lines; with `to_end` the half one at the end, too, because none will follow."""
+        assert self._file is not None
+        try:
+            if os.fstat(self._file.fileno()).st_size < self._file.tell():  # copied and truncated
+                self._file.seek(0)
+                self._rest = b""
+            data = self._file.read(_CHUNK_BYTES)
+        except OSError:
+            return [], False
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > _CHUNK_BYTES:
+            self._rest = b"(too long)"
+        if to_end and self._rest:
+            lines.append(self._rest)
+        return lines, len(data) == _CHUNK_BYTES
