@@ -160,7 +160,7 @@ class JsonTokenizer(Tokenizer):
                 f"{name}: needs the 'tokenizers' package; install it, or put the model's "
                 "tokenizer.model beside its weights"
             ) from None
-        self._text = text
+        self.text = text
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # noqa: BLE001 - the package raises nothing narrower
@@ -174,7 +174,7 @@ class JsonTokenizer(Tokenizer):
         super().__init__(special, name=name)
 
     def __reduce__(self) -> tuple:
-        return type(self), (self._text,)
+        return type(self), (self.text,)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
@@ -187,7 +187,7 @@ class JsonTokenizer(Tokenizer):
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        return hashlib.sha256(self._text.encode()).hexdigest()
+        return hashlib.sha256(self.text.encode()).hexdigest()
 
     def _encode_plain(self, texts: list[str]) -> list[list[int]]:
         batch = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)

@@ -44,7 +44,7 @@ _GLOBAL_EVERY = 6
 _LOCAL_ROPE_BASE = 10_000.0
 _LAYERS_OF_27B = 62
 
-_BLOCK_NAMES = {
+BLOCK_NAMES = {
     "pre_attention_norm": "attn_norm",
     "query": "attn_q",
     "key": "attn_k",
@@ -220,7 +220,7 @@ def _whole(file: GgufFile, stored: str, shape: tuple[int, ...]) -> LazyLeaf:
 
 
 def _stacked(file: GgufFile, name: str, architecture: Architecture) -> LazyLeaf:
-    names = [f"blk.{i}.{_BLOCK_NAMES[name]}.weight" for i in range(architecture.num_layers)]
+    names = [f"blk.{i}.{BLOCK_NAMES[name]}.weight" for i in range(architecture.num_layers)]
     for stored in names:
         file.check(stored, stored_shape(name, architecture))
     return LazyLeaf(

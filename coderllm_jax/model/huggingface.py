@@ -27,7 +27,7 @@ from coderllm_jax.model.plausible import check_architecture, shown
 from coderllm_jax.model.stored_layout import stored_shape, tree_view
 from coderllm_jax.model.weights import LazyLeaf
 
-_BLOCK_NAMES = {
+BLOCK_NAMES = {
     "pre_attention_norm": "input_layernorm",
     "query": "self_attn.q_proj",
     "key": "self_attn.k_proj",
@@ -233,7 +233,7 @@ def _whole(tensor: MappedTensor) -> LazyLeaf:
 
 def _stacked(tensors: SafetensorsFolder, name: str, architecture: Architecture) -> LazyLeaf:
     layers = [
-        tensors.find(f"layers.{i}.{_BLOCK_NAMES[name]}.weight", stored_shape(name, architecture))
+        tensors.find(f"layers.{i}.{BLOCK_NAMES[name]}.weight", stored_shape(name, architecture))
         for i in range(architecture.num_layers)
     ]
     return LazyLeaf(

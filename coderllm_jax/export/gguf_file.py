@@ -1,0 +1,205 @@
+"""Writes a model as a GGUF that llama.cpp loads: float32, float16, bfloat16 or Q8_0.
+
+The header goes through the `gguf` package's writer; tensors follow it in the order of the drawing
+in `model.gguf`, cast or quantized a few megabytes at a time. Matrices have the format that was
+asked for, norms are float32 and written as 1 + scale.
+
+                 matrices                                     bytes a weight
+    f32          as they are                                  4
+    f16, bf16    rounded                                      2
+    q8_0         32 weights share one float16 scale           1.06
+
+llama.cpp knows Gemma 3 by less than our architecture says: local layers' rotation is never
+scaled, and only the logits may have a soft cap. What cannot be said is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from coderllm_jax.data.tokenizer import Tokenizer
+from coderllm_jax.errors import ModelError
+from coderllm_jax.export.huggingface_folder import context_length
+from coderllm_jax.export.layout import row_chunks, stored_view
+from coderllm_jax.export.merging import MergedModel
+from coderllm_jax.export.tokenizer_files import (
+    CHAT_TEMPLATE,
+    CONTROL,
+    UNUSED,
+    Piece,
+    vocabulary_of,
+)
+from coderllm_jax.model import gguf as reader
+from coderllm_jax.model.architecture import Architecture
+from coderllm_jax.model.stored_layout import stored_shape
+
+GgufType = Literal["f32", "f16", "bf16", "q8_0"]
+# Our name → the package's for a matrix, and for a file that is mostly of it.
+_TYPES = {
+    "f32": ("F32", "ALL_F32"),
+    "f16": ("F16", "MOSTLY_F16"),
+    "bf16": ("BF16", "MOSTLY_BF16"),
+    "q8_0": ("Q8_0", "MOSTLY_Q8_0"),
+}
+
+
+class GgufSource(NamedTuple):
+    """One tensor before it is written: numpy-order shape, the package's type, its values."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Any
+    read: Callable[[], np.ndarray]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes in the file, without padding."""
+        from gguf import GGML_QUANT_SIZES
+
+        block, size = GGML_QUANT_SIZES[self.kind]
+        return math.prod(self.shape) // block * size
+
+
+def write_gguf(file: Path, model: MergedModel, *, type: GgufType, name: str) -> None:
+    """Writes the file; `name` is what it calls itself. Raises ModelError for what GGUF lacks."""
+    import gguf
+
+    architecture = model.architecture
+    pieces = _fit(vocabulary_of(model.tokenizer), architecture.vocabulary)
+    sources = list(gguf_sources(model, type=type))
+    writer = gguf.GGUFWriter(file, "gemma3")
+    writer.add_type("model")
+    writer.add_name(name)
+    writer.add_license("gemma")
+    writer.add_file_type(gguf.LlamaFileType[_TYPES[type][1]])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    _add_architecture(writer, architecture)
+    _add_tokenizer(writer, model.tokenizer, pieces, chat=model.knows_turns)
+    for source in sources:
+        writer.add_tensor_info(
+            source.name, source.shape, np.dtype(np.float32), source.num_bytes, source.kind
+        )
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    with file.open("r+b") as stream:
+        stream.seek(0, 2)
+        for source in sources:
+            stream.write(b"\0" * (-stream.tell() % gguf.GGUF_DEFAULT_ALIGNMENT))
+            for chunk in row_chunks(source.read()):
+                stream.write(encode(chunk, source.kind))
+        stream.write(b"\0" * (-stream.tell() % gguf.GGUF_DEFAULT_ALIGNMENT))
+    _check_sayable(file, architecture)
+
+
+def encode(values: np.ndarray, kind: Any) -> bytes:
+    """Whole rows in the package's format of that kind."""
+    from gguf import quantize
+
+    return quantize(values.astype(np.float32, copy=False), kind).tobytes()
+
+
+def gguf_sources(model: MergedModel, *, type: GgufType) -> Iterator[GgufSource]:
+    """Every tensor in the order of the file."""
+    from gguf import GGMLQuantizationType
+
+    architecture = model.architecture
+    matrices = GGMLQuantizationType[_TYPES[type][0]]
+    outer = {"embedding": "token_embd", "final_norm": "output_norm"}
+    for path, layer in model.tensors():
+        ours = path.removeprefix("blocks/")
+        is_norm = ours.endswith("norm")
+        if layer is None:
+            name, shape = outer[path], model.whole(path).shape
+        else:
+            name = f"blk.{layer}.{reader.BLOCK_NAMES[ours]}"
+            shape = stored_shape(ours, architecture)
+        kind = GGMLQuantizationType.F32 if is_norm else matrices
+        if type == "q8_0" and shape[-1] % 32 and not is_norm:
+            raise ModelError(
+                f"Q8_0 packs rows in blocks of 32 and '{name}' has rows of {shape[-1]}; "
+                "choose gguf_types=f16"
+            )
+        yield GgufSource(f"{name}.weight", shape, kind, _reader(model, path, layer, is_norm))
+
+
+def _reader(
+    model: MergedModel, path: str, layer: int | None, is_norm: bool
+) -> Callable[[], np.ndarray]:
+    def read() -> np.ndarray:
+        values = model.read(path, layer)
+        if is_norm:
+            return values.astype(np.float32) + np.float32(1)
+        if layer is None:
+            return values
+        return stored_view(path.removeprefix("blocks/"), values, model.architecture)
+
+    return read
+
+
+def _fit(pieces: list[Piece], rows: int) -> list[Piece]:
+    """As many pieces as the embedding has rows: llama.cpp accepts no other number.
+
+    Rows without a piece get an unused one; marks for images, which text-only models keep in
+    their tokenizer, have no row.
+    """
+    missing = range(len(pieces), rows)
+    return pieces[:rows] + [Piece(f"[PAD{i}]", -1000.0, UNUSED) for i in missing]
+
+
+def _add_architecture(writer: Any, architecture: Architecture) -> None:
+    import gguf
+
+    writer.add_context_length(context_length(architecture))
+    writer.add_embedding_length(architecture.width)
+    writer.add_block_count(architecture.num_layers)
+    writer.add_feed_forward_length(architecture.feed_forward)
+    writer.add_head_count(architecture.num_heads)
+    writer.add_head_count_kv(architecture.num_kv_heads)
+    writer.add_key_length(architecture.head_size)
+    writer.add_value_length(architecture.head_size)
+    writer.add_layer_norm_rms_eps(architecture.norm_epsilon)
+    writer.add_sliding_window(architecture.window)
+    writer.add_sliding_window_pattern(architecture.global_every)
+    writer.add_rope_freq_base(architecture.rope_global)
+    writer.add_rope_freq_base_swa(architecture.rope_local)
+    if architecture.rope_global_scaling != 1:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(architecture.rope_global_scaling)
+    if architecture.final_soft_cap:
+        writer.add_final_logit_softcapping(architecture.final_soft_cap)
+
+
+def _add_tokenizer(writer: Any, tokenizer: Tokenizer, pieces: list[Piece], *, chat: bool) -> None:
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([piece.text for piece in pieces])
+    writer.add_token_scores([piece.score for piece in pieces])
+    writer.add_token_types([piece.kind for piece in pieces])
+    writer.add_bos_token_id(tokenizer.bos_id)
+    writer.add_eos_token_id(tokenizer.eos_id)
+    writer.add_eot_token_id(tokenizer.end_of_turn_id)
+    writer.add_unk_token_id(tokenizer.unk_id)
+    writer.add_pad_token_id(tokenizer.pad_id)
+    writer.add_add_bos_token(True)
+    writer.add_add_eos_token(False)
+    writer.add_add_space_prefix(False)
+    assert pieces[tokenizer.end_of_turn_id].kind == CONTROL
+    if chat:
+        writer.add_chat_template(CHAT_TEMPLATE)
+
+
+def _check_sayable(file: Path, architecture: Architecture) -> None:
+    """The file describes this architecture and no other."""
+    found = reader.architecture_of(reader.open_gguf(file))
+    if found != architecture:
+        raise ModelError(
+            f"a GGUF cannot say all of this model: written {architecture}, read {found}; "
+            "export it as huggingface"
+        )
