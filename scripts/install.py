@@ -16,10 +16,9 @@ A file enters the list when pip has returned, so an interrupted installation cou
 the list no longer fits (a lock changed, another Python), the environment is made anew. A folder
 without a list is somebody else's work and is left alone. Concurrent calls wait for each other.
 
-It also brings two of Debian's programs, where it may: as root or with a sudo that asks nothing, on
-a system with apt-get. They are bubblewrap, in which generated code is executed (not for `train`),
-and Chromium, in which pages are looked at (`test` and `full`). Where it may not, it says what is
-missing, and goes on: code is not executed, and those tests are skipped.
+It also brings some of Debian's programs (`DEBIAN`), where it may: as root or with a sudo that asks
+nothing, on a system with apt-get. Where it may not, it says what is missing, and goes on: code is
+not executed, and those tests are skipped.
 """
 
 from __future__ import annotations
@@ -42,6 +41,13 @@ REQUIREMENTS = ROOT / "requirements"
 LIST_NAME = "installed.json"
 TRAIN_LOCKS = {"cpu": "train.lock", "cuda": "cuda.lock", "tpu": "tpu.lock"}
 APT_TIMEOUT_S = 300
+# Package, the program in it, what it is for, and for whom.
+DEBIAN = (
+    ("bubblewrap", "bwrap", "sandbox for generated code", ("compare", "test", "full")),
+    ("chromium", "chromium", "browser to look at pages with", ("test", "full")),
+    ("prometheus", "promtool", "promtool to check metrics with", ("test", "full")),
+    ("shellcheck", "shellcheck", "shellcheck to check launch scripts with", ("test", "full")),
+)
 # PCI ids as jax tells TPUs from Google's network cards, which share the vendor.
 GOOGLE_PCI_VENDOR = "0x1ae0"
 TPU_PCI_DEVICES = {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}
@@ -63,11 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         platform = detect_platform() if options.platform == "auto" else options.platform
         with exclusive(options.venv):
             install(options.venv, required_files(options.purpose, platform))
-            if options.purpose != "train" and (missing := install_debian("bubblewrap", "bwrap")):
-                print(f"install: no sandbox for generated code: {missing}", file=sys.stderr)
-            looks = options.purpose in ("test", "full")
-            if looks and (missing := install_debian("chromium", "chromium")):
-                print(f"install: no browser to look at pages with: {missing}", file=sys.stderr)
+            for package, program, use, purposes in DEBIAN:
+                if options.purpose in purposes and (missing := install_debian(package, program)):
+                    print(f"install: no {use}: {missing}", file=sys.stderr)
     except InstallError as error:
         print(f"install: {error}", file=sys.stderr)
         return 1

@@ -264,4 +264,6 @@ def test_a_missing_sandbox_fails_no_installation(installer, tmp_path, monkeypatc
     assert capsys.readouterr().err.splitlines() == [
         "install: no sandbox for generated code: no bwrap",
         "install: no browser to look at pages with: no chromium",
+        "install: no promtool to check metrics with: no promtool",
+        "install: no shellcheck to check launch scripts with: no shellcheck",
     ]

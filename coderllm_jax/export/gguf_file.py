@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from coderllm_jax.data.tokenizer import Tokenizer
+from coderllm_jax.data.tokenizer import SentencePieceTokenizer, Tokenizer
 from coderllm_jax.errors import ModelError
 from coderllm_jax.export.huggingface_folder import context_length
 from coderllm_jax.export.layout import row_chunks, stored_view
@@ -69,8 +69,9 @@ def write_gguf(file: Path, model: MergedModel, *, type: GgufType, name: str) -> 
     """Writes the file; `name` is what it calls itself. Raises ModelError for what GGUF lacks."""
     import gguf
 
-    architecture = model.architecture
-    pieces = _fit(vocabulary_of(model.tokenizer), architecture.vocabulary)
+    architecture, tokenizer = model.architecture, model.tokenizer
+    assert isinstance(tokenizer, SentencePieceTokenizer), type(tokenizer)
+    pieces = _fit(vocabulary_of(tokenizer), architecture.vocabulary)
     sources = list(gguf_sources(model, type=type))
     writer = gguf.GGUFWriter(file, "gemma3")
     writer.add_type("model")
@@ -79,7 +80,7 @@ def write_gguf(file: Path, model: MergedModel, *, type: GgufType, name: str) -> 
     writer.add_file_type(gguf.LlamaFileType[_TYPES[type][1]])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     _add_architecture(writer, architecture)
-    _add_tokenizer(writer, model.tokenizer, pieces, chat=model.knows_turns)
+    _add_tokenizer(writer, tokenizer, pieces, chat=model.knows_turns)
     for source in sources:
         writer.add_tensor_info(
             source.name, source.shape, np.dtype(np.float32), source.num_bytes, source.kind

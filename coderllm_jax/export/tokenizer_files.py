@@ -1,6 +1,6 @@
 r"""A model's tokenizer as the files that others read, made from Gemma's SentencePiece model.
 
-    tokenizer.model          the SentencePiece model itself
+    tokenizer.model          the SentencePiece model, as Gemma's makers publish it
     tokenizer.json           the same vocabulary as Hugging Face's `tokenizers` spells it
     tokenizer_config.json    special tokens by name; one <bos> before every text
     chat_template.jinja      the turns of `data.prompts`, for text
@@ -16,6 +16,11 @@ tokenizer.json the first are added tokens and the second become a ranked list of
 
 A user-defined run of spaces is written with literal spaces, not with U+2581: both readers look
 for such pieces in the text as it came.
+
+Here text never becomes a mark such as <start_of_turn> (`data.tokenizer`). Elsewhere a chat is one
+text that is tokenized whole, so what is written lets it: marks are user-defined in the published
+SentencePiece model and special in the others. Whoever loads an exported model must keep users
+from typing them.
 """
 
 from __future__ import annotations
@@ -30,7 +35,7 @@ from coderllm_jax.errors import ModelError
 
 _SPACE = "\u2581"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-_NAMED = ("bos", "eos", "unk", "pad")
+_NAMED = ("<bos>", "<eos>", "<unk>", "<pad>")
 
 # As `data.prompts` makes a conversation, for those who have only text: no system role, the
 # user's text stripped and the model's kept, a line break between turns and none after the last.
@@ -74,16 +79,44 @@ class Piece(NamedTuple):
     kind: int
 
 
-def vocabulary_of(tokenizer: Tokenizer) -> list[Piece]:
-    """Every piece by id. Raises ModelError for a tokenizer that is no SentencePiece model."""
+def check_tokenizer(tokenizer: Tokenizer, *, format: str) -> None:
+    """ModelError for a tokenizer that this format cannot hold."""
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        return
+    if isinstance(tokenizer, JsonTokenizer):
+        if format not in ("gguf", "keras"):
+            return
+        raise ModelError(
+            f"formats has {format}, which needs Gemma's tokenizer.model, and this model came with "
+            "a tokenizer.json alone; put tokenizer.model beside its weights"
+        )
+    raise ModelError(
+        "the model's tokenizer is bytes, which no other program reads; "
+        "export a model with Gemma's tokenizer, such as gemma3_270m"
+    )
+
+
+def published_model(tokenizer: SentencePieceTokenizer) -> bytes:
+    """The SentencePiece model with the marks of turns as user-defined pieces, which text becomes.
+
+    `SentencePieceTokenizer.from_file` takes them out of the text's reach again.
+    """
+    model = _parse(tokenizer)
+    for piece in model.pieces:
+        if piece.type == CONTROL and piece.piece not in _NAMED:
+            piece.type = USER_DEFINED
+    return model.SerializeToString(deterministic=True)
+
+
+def _parse(tokenizer: SentencePieceTokenizer) -> Any:
     from sentencepiece import sentencepiece_model_pb2
 
-    if not isinstance(tokenizer, SentencePieceTokenizer):
-        raise ModelError(
-            "the model's tokenizer is no SentencePiece model; expected Gemma's tokenizer.model; "
-            "put it beside the model's weights"
-        )
-    model = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.model)
+    return sentencepiece_model_pb2.ModelProto.FromString(tokenizer.model)
+
+
+def vocabulary_of(tokenizer: SentencePieceTokenizer) -> list[Piece]:
+    """Every piece by id."""
+    model = _parse(tokenizer)
     return [
         Piece(
             piece.piece.replace(_SPACE, " ") if piece.type == USER_DEFINED else piece.piece,
@@ -102,16 +135,16 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, *, max_length: int, chat
     if isinstance(tokenizer, JsonTokenizer):
         (folder / "tokenizer.json").write_text(tokenizer.text, encoding="utf-8")
     else:
+        assert isinstance(tokenizer, SentencePieceTokenizer), type(tokenizer)
         pieces = vocabulary_of(tokenizer)
-        assert isinstance(tokenizer, SentencePieceTokenizer)
-        (folder / "tokenizer.model").write_bytes(tokenizer.model)
+        (folder / "tokenizer.model").write_bytes(published_model(tokenizer))
         (folder / "tokenizer.json").write_text(
             json.dumps(tokenizer_json(pieces), ensure_ascii=False), encoding="utf-8"
         )
     config = {
         # The class that takes tokenizer.json as it is; Gemma's own rebuilds it from its parts.
         "tokenizer_class": "PreTrainedTokenizerFast",
-        **{f"{name}_token": f"<{name}>" for name in _NAMED},
+        **{f"{piece[1:-1]}_token": piece for piece in _NAMED},
         "add_bos_token": True,
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,

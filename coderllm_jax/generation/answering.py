@@ -90,6 +90,10 @@ class LocalAnswerer:
         """Tokens of `text` alone."""
         return len(self.engine.tokenizer.encode(text))
 
+    def completion(self, id: str) -> Completion | None:
+        """What has come of a query that is going on; it fills as `poll` is called."""
+        return self._going.get(id)
+
     def submit(self, query: Query) -> None:
         """Takes a query; DataError for an empty prompt and one that leaves no room to answer."""
         if query.id in self._going:

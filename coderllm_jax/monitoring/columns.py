@@ -33,11 +33,9 @@ class Columns:
 
     def __init__(self, *, max_rows: int) -> None:
         self._max_rows = max_rows
-        self._length = 0
-        self._steps = np.empty(_FIRST_CAPACITY, np.int64)
-        self._times = np.empty(_FIRST_CAPACITY, np.float64)
         self._values: dict[str, np.ndarray] = {}
         self.num_left_out = 0
+        self.clear()
 
     def __len__(self) -> int:
         return self._length
@@ -46,6 +44,16 @@ class Columns:
     def names(self) -> list[str]:
         """Every figure that any row has."""
         return list(self._values)
+
+    @property
+    def first_time(self) -> float | None:
+        """When the oldest row was written."""
+        return float(self._times[0]) if self._length else None
+
+    @property
+    def last_time(self) -> float | None:
+        """When the newest row was written."""
+        return float(self._times[self._length - 1]) if self._length else None
 
     def append(self, step: int, time: float, figures: Mapping[str, float | None]) -> None:
         """One row; None stands for a figure that was not finite."""
@@ -64,7 +72,16 @@ class Columns:
 
     def clear(self) -> None:
         """Forgets all rows."""
-        self.__init__(max_rows=self._max_rows)  # type: ignore[misc]
+        self._length = 0
+        self._steps = np.empty(_FIRST_CAPACITY, np.int64)
+        self._times = np.empty(_FIRST_CAPACITY, np.float64)
+        self._values.clear()
+
+    def cut(self, step: int) -> bool:
+        """Forgets the rows of `step` and those after it; whether there were any."""
+        length = int(np.searchsorted(self._steps[: self._length], step))
+        was_longer, self._length = self._length > length, length
+        return was_longer
 
     def points(self, name: str, *, since_step: int | None = None) -> Points:
         """The rows that have the figure, those after `since_step`; empty where none has it."""
