@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from coderllm_jax.compare import ComparisonResult, run_comparison
     from coderllm_jax.config.comparison import ComparisonConfig
     from coderllm_jax.config.evaluation import EvaluationConfig
+    from coderllm_jax.config.serving import ServingConfig
     from coderllm_jax.config.training import TrainingConfig
     from coderllm_jax.evaluate import EvaluationResult, evaluate_model
     from coderllm_jax.train import TrainingResult, train_model
@@ -19,6 +20,7 @@ __all__ = [
     "ComparisonResult",
     "EvaluationConfig",
     "EvaluationResult",
+    "ServingConfig",
     "TrainingConfig",
     "TrainingResult",
     "__version__",
@@ -33,6 +35,7 @@ _HOME = {
     "ComparisonResult": "coderllm_jax.compare",
     "EvaluationConfig": "coderllm_jax.config.evaluation",
     "EvaluationResult": "coderllm_jax.evaluate",
+    "ServingConfig": "coderllm_jax.config.serving",
     "TrainingConfig": "coderllm_jax.config.training",
     "TrainingResult": "coderllm_jax.train",
     "evaluate_model": "coderllm_jax.evaluate",

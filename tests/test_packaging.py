@@ -58,6 +58,7 @@ def test_exported_names():
         "ComparisonResult",
         "EvaluationConfig",
         "EvaluationResult",
+        "ServingConfig",
         "TrainingConfig",
         "TrainingResult",
         "__version__",

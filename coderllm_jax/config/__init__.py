@@ -5,6 +5,7 @@ from coderllm_jax.config.data import DataConfig
 from coderllm_jax.config.evaluation import EvaluationConfig
 from coderllm_jax.config.monitoring import MonitoringConfig
 from coderllm_jax.config.schema import Config, describe
+from coderllm_jax.config.serving import ServingConfig
 from coderllm_jax.config.training import TrainingConfig
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "DataConfig",
     "EvaluationConfig",
     "MonitoringConfig",
+    "ServingConfig",
     "TrainingConfig",
     "describe",
 ]
