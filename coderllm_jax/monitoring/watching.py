@@ -16,12 +16,21 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from coderllm_jax.config.monitoring import MonitoringConfig
-from coderllm_jax.monitoring.views import (
-    MachineView,
-    Overview,
-    QualityView,
-)
+from coderllm_jax.monitoring.columns import Columns, decimate
+from coderllm_jax.monitoring.discovery import find_all
+from coderllm_jax.monitoring.events_watch import EventsWatch
+from coderllm_jax.monitoring.machine import ID as MACHINE
+from coderllm_jax.monitoring.machine import MachineWatch
+from coderllm_jax.monitoring.runs import RunWatch, Watched
+from coderllm_jax.monitoring.views import Overview, QualityView
+
+# Folders are walked this seldom: a run that appears is shown within it.
+_DISCOVER_EVERY_S = 5.0
+# A poll ends after this long, so that whoever shows things can show them; the rest comes next.
+_POLL_AT_MOST_S = 0.25
 
 
 class Watch:
@@ -32,44 +41,43 @@ class Watch:
         config: MonitoringConfig,
         *,
         clock: Callable[[], float] = time.time,
+        machine: MachineWatch | None = None,
     ) -> None:
+        """`clock` gives Unix seconds, which are compared with the times in files."""
         self._config, self._clock = config, clock
+        self._runs: dict[str, Watched] = {}
+        self._machine = machine or MachineWatch(
+            [*config.runs, config.state_dir], max_rows=config.max_points
+        )
+        self._discovered = self._looked = float("-inf")
 
-    def poll(self) -> None:
-        """Reads what is new and evaluates the rules; cheap where nothing is."""
+    def poll(self) -> bool:
+        """Reads what is new and evaluates the rules; whether there is more to read at once."""
+        now = self._clock()
+        if now - self._discovered >= _DISCOVER_EVERY_S:
+            self._discover()
+            self._discovered = now
+        if now - self._looked >= self._config.machine_s:
+            self._machine.look(now)
+            self._looked = now
+        return self._read(now)
 
     def close(self) -> None:
         """Ends what was started; the state is on disk already."""
+        self._machine.close()
 
     def overview(self) -> Overview:
         """Everything at this moment."""
-        machine = MachineView(
-            time=None,
-            hostname="",
-            num_cores=None,
-            cpu_fraction=None,
-            load_1min=None,
-            memory_total_bytes=None,
-            memory_used_bytes=None,
-            memory_used_fraction=None,
-            swap_used_bytes=None,
-            disks=(),
-            accelerators=(),
-            temperatures_c={},
-            own_memory_bytes=None,
-            own_cpu_fraction=None,
-            notes=(),
-            series=(),
-        )
+        now = self._clock()
         return Overview(
-            self._clock(),
-            runs=(),
-            traffic=(),
-            machine=machine,
-            quality=QualityView((), ()),
-            alerts=(),
-            rules=(),
-            problems=(),
+            now,
+            runs=[run.view(now, ()) for run in self._runs.values()],
+            traffic=[],
+            machine=self._machine.view(),
+            quality=QualityView([], []),
+            alerts=[],
+            rules=[],
+            problems=self._problems(),
         )
 
     def series(
@@ -82,4 +90,58 @@ class Watch:
         are not there are empty. {"revision": n, name: {"step": [...], "time": [...],
         "value": [...]}}. Raises KeyError where nothing has that id.
         """
-        raise KeyError(id)
+        columns, revision = self._columns(id)
+        return {
+            "revision": revision,
+            **{
+                name: _plain_points(columns, name, since_step=since_step, max_points=max_points)
+                for name in names
+            },
+        }
+
+    def _discover(self) -> None:
+        found = {each.id: each for each in find_all(self._config.runs)}
+        for run_id in set(self._runs) - set(found):
+            del self._runs[run_id]
+        for run_id, each in found.items():
+            if run_id not in self._runs and each.kind != "evaluation":
+                kind = RunWatch if each.kind == "run" else EventsWatch
+                self._runs[run_id] = kind(each, max_rows=self._config.max_points)
+
+    def _read(self, now: float) -> bool:
+        deadline = time.monotonic() + _POLL_AT_MOST_S
+        unread = list(self._runs.values())
+        while unread:
+            unread = [run for run in unread if run.poll(now)]
+            if time.monotonic() > deadline:
+                break
+        return bool(unread)
+
+    def _columns(self, id: str) -> tuple[Columns, int]:
+        if id == MACHINE:
+            return self._machine.columns, 0
+        run = self._runs[id]
+        return run.columns, run.revision
+
+    def _problems(self) -> list[str]:
+        return [
+            problem
+            for run in self._runs.values()
+            if isinstance(run, EventsWatch)
+            for problem in run.damage
+        ]
+
+
+def _plain_points(
+    columns: Columns, name: str, *, since_step: int, max_points: int
+) -> dict[str, list[Any]]:
+    points = decimate(columns.points(name, since_step=since_step), max_points)
+    values = points.values.astype(np.float64)
+    return {
+        "step": points.steps.tolist(),
+        "time": points.times.tolist(),
+        "value": [
+            value if finite else None
+            for value, finite in zip(values.tolist(), np.isfinite(values).tolist(), strict=True)
+        ],
+    }
