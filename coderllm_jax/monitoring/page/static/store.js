@@ -1,0 +1,102 @@
+// What the server has said so far, and the one stream on which it says more.
+//
+//   store.overview   {time, runs, traffic, machine, quality, alerts, rules, problems}
+//   store.series     id → {revision, columns: {loss: {step: [], time: [], value: []}}}
+//   store.follow({"lora-1f0c": ["loss"]}, 1200)
+//
+// A stream that breaks is opened again by the browser itself, with the id of the last event; the
+// server goes on from there, or sends everything anew and says so.
+
+const REOPEN_MS = 2000;
+
+export class Store {
+  constructor(onChange) {
+    this.onChange = onChange;
+    this.overview = null;
+    this.series = new Map();
+    this.state = "connecting";
+    this.clockSkew = 0;
+    this.followed = "";
+  }
+
+  get now() {
+    return Date.now() / 1000 + this.clockSkew;
+  }
+
+  async start() {
+    try {
+      const answer = await fetch("api/overview");
+      if (answer.ok) this.hear(await answer.json());
+      else this.state = answer.status === 401 ? "locked" : "away";
+    } catch {
+      this.state = "away";
+    }
+    this.onChange();
+  }
+
+  follow(want, points) {
+    this.want = want;
+    this.points = points;
+    const address = `events?points=${points}&want=${encodeURIComponent(JSON.stringify(want))}`;
+    if (address === this.followed) return;
+    this.followed = address;
+    for (const id of this.series.keys()) if (!(id in want)) this.series.delete(id);
+    this.open();
+  }
+
+  open() {
+    clearTimeout(this.reopening);
+    if (this.source) this.source.close();
+    const source = this.source = new EventSource(this.followed);
+    source.onopen = () => this.become("live");
+    source.onerror = () => {
+      this.become("away");
+      // A refusal ends a stream for good; a broken connection does not.
+      if (source.readyState === EventSource.CLOSED) {
+        this.reopening = setTimeout(() => this.open(), REOPEN_MS);
+      }
+    };
+    source.addEventListener("overview", (event) => {
+      this.hear(JSON.parse(event.data));
+      this.onChange();
+    });
+    source.addEventListener("series", (event) => {
+      for (const piece of JSON.parse(event.data)) this.add(piece);
+      this.onChange();
+    });
+  }
+
+  become(state) {
+    this.state = state;
+    this.onChange();
+  }
+
+  hear(said) {
+    this.overview = {...this.overview, ...said};
+    this.clockSkew = said.time - Date.now() / 1000;
+  }
+
+  add({id, revision, is_new: isNew, series}) {
+    const known = this.series.get(id);
+    const columns = isNew || !known ? {} : known.columns;
+    let longest = 0;
+    for (const [name, more] of Object.entries(series)) {
+      const column = columns[name] ||= {step: [], time: [], value: []};
+      // The last point may be told again, when it was not final.
+      while (more.step.length && column.step.length && column.step.at(-1) >= more.step[0]) {
+        for (const part of Object.values(column)) part.pop();
+      }
+      for (const part of ["step", "time", "value"]) {
+        for (const value of more[part]) column[part].push(value);
+      }
+      longest = Math.max(longest, column.step.length);
+    }
+    this.series.set(id, {revision, columns, version: (known?.version || 0) + 1});
+    // Live points come unthinned; when there are too many, all are asked for again, thinned.
+    if (!isNew && longest > 3 * this.points) this.open();
+  }
+
+  column(id, name) {
+    return this.series.get(id)?.columns[name] || {step: [], time: [], value: []};
+  }
+}
