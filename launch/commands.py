@@ -6,8 +6,9 @@
     Commands().together([...])   several at once; their exit codes in order
 
 Lists of words, never a shell. A signal (SIGINT, SIGTERM, SIGHUP) does not reach the programs, which
-are in groups of their own: `run` and `ask` end theirs and raise StoppedError; `together` asks its caller
-to stop what it started and waits. Within `tidying` a first signal changes nothing any more.
+are in groups of their own: `run` and `ask` end theirs and raise StoppedError, `together` has its
+caller stop what it started and waits.
+Within `tidying` a signal changes nothing any more.
 """
 
 from __future__ import annotations

@@ -146,12 +146,14 @@ def _read_value(kind: Any, value: Any, path: str) -> Any:
     if kind == tuple[str, ...]:
         if not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
             raise LaunchError(f'{path} is {value!r}; expected a list of texts: ["a", "b"]')
-        return tuple(value)
+        return tuple(_read_value(str, item, path) for item in value)
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
         example = {str: '"text"', bool: "true or false", int: "a whole number", float: "a number"}
         raise LaunchError(f"{path} is {value!r}; expected {example[kind]}")
+    if isinstance(value, str) and "\0" in value:
+        raise LaunchError(f"{path} has {value!r}; no program can be given a NUL: leave it out")
     return value
 
 
@@ -194,11 +196,6 @@ def _check(settings: Settings) -> None:
     for path, (value, low) in lows.items():
         if value < low:
             raise LaunchError(f"{path} is {value}; expected at least {low}")
-    for word in settings.arguments:
-        if "\n" in word or "\0" in word:
-            raise LaunchError(
-                f"arguments has {word!r}; a line break cannot be passed on: leave it out"
-            )
     if settings.secrets_file:
         check_secrets(Path(settings.secrets_file).expanduser())
 

@@ -47,7 +47,8 @@ def supervise(
 ) -> int | None:
     """Runs it until it is done; its exit code, or None where the hosts are gone (`is_lost`).
 
-    Raises StoppedError where a signal came and the run has saved; LaunchError after too many restarts.
+    Raises StoppedError where a signal came and the run has saved, LaunchError after too many
+    restarts.
     """
     for restarts_left in range(max_restarts, -1, -1):
         code = _attempt(commands, processes)

@@ -202,7 +202,7 @@ class _Queue:
         for _ in range(_MAX_FAILED_LOOKS):
             reply = self.commands.ask(words, pretend=json.dumps(pretend))
             if not reply.code:
-                return json.loads(reply.out)
+                return json.loads(reply.out or "{}")
             if "NOT_FOUND" in reply.err:
                 return None
             if any(word in reply.err for word in _HOPELESS):

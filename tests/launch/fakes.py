@@ -1,0 +1,142 @@
+"""What a launch calls, as recorders: gcloud, kubectl, ssh, sbatch, srun, scontrol, scancel.
+
+    world = World(folder)                       executables in folder/bin, to be put before PATH
+    world.say("gcloud .* describe", out="{}")   what calls that match are answered, in this order;
+    world.say("gcloud .* describe", code=1)     the last answer goes on for ever
+    world.calls                                 every call's words, in order of their beginning
+
+An answer may also wait until a file is there (`until`), make one (`touch`), or run the call's own
+words in a shell of this machine (`execute`), as ssh and srun would elsewhere. What no answer
+matches succeeds without a word.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAMS = ("gcloud", "kubectl", "ssh", "sbatch", "srun", "scontrol", "scancel")
+_PROGRAM = """#!{python} -IS
+import fcntl, json, os, re, subprocess, sys, time
+folder = {folder!r}
+words = [os.path.basename(sys.argv[0]), *sys.argv[1:]]
+stdin = "" if sys.stdin is None or os.isatty(0) else sys.stdin.read()
+with open(folder + "/lock", "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with open(folder + "/calls.jsonl", "a") as calls:
+        calls.write(json.dumps([words, stdin]) + "\\n")
+    with open(folder + "/answers.json") as file:
+        answers = json.load(file)
+    mine = [each for each in answers if re.search(each["pattern"], " ".join(words), re.DOTALL)]
+    answer = next((each for each in mine if not each["used"]), mine[-1] if mine else dict())
+    answer["used"] = True
+    with open(folder + "/answers.json", "w") as file:
+        json.dump(answers, file)
+if answer.get("touch"):
+    open(answer["touch"], "w").close()
+while answer.get("until") and not os.path.exists(answer["until"]):
+    time.sleep(0.02)
+sys.stdout.write(answer.get("out", ""))
+sys.stderr.write(answer.get("err", ""))
+sys.stdout.flush()
+if answer.get("execute") == "ssh":
+    # Options come in pairs, then the host, then one line for its login shell.
+    place = 1
+    while words[place] == "-o":
+        place += 2
+    line = " ".join(words[place + 1:])
+    os.chdir(os.environ["HOME"])
+    done = subprocess.run(["sh", "-c", line], input=stdin.encode() or None)
+    sys.exit(done.returncode % 256)
+if answer.get("execute") == "srun":
+    command = [word for word in words[1:]]
+    while command[0].startswith("-"):
+        command.pop(0)
+    tasks = int(os.environ["SLURM_NTASKS"])
+    started = [
+        subprocess.Popen(command, env=dict(os.environ, SLURM_PROCID=str(rank)))
+        for rank in range(tasks)
+    ]
+    sys.exit(max(each.wait() % 256 for each in started))
+sys.exit(answer.get("code", 0))
+"""
+
+
+class World:
+    """What lies beyond this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.bin = folder / "bin"
+        self.bin.mkdir(parents=True)
+        self._answers: list[dict[str, Any]] = []
+        self._write()
+        for name in PROGRAMS:
+            program = self.bin / name
+            program.write_text(_PROGRAM.format(python=sys.executable, folder=str(folder)))
+            program.chmod(0o755)
+
+    def say(self, pattern: str, **answer: Any) -> None:
+        self._answers = json.loads((self.folder / "answers.json").read_text())
+        self._answers.append({"pattern": pattern, "used": False, **answer})
+        self._write()
+
+    def _write(self) -> None:
+        (self.folder / "answers.json").write_text(json.dumps(self._answers))
+
+    @property
+    def _records(self) -> list[tuple[list[str], str]]:
+        log = self.folder / "calls.jsonl"
+        return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+    @property
+    def calls(self) -> list[list[str]]:
+        return [words for words, _ in self._records]
+
+    def stdin_of(self, pattern: str) -> str:
+        import re
+
+        (text,) = [stdin for words, stdin in self._records if re.search(pattern, " ".join(words))]
+        return text
+
+    def enter(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """These programs come first on PATH, and home is a folder of the test."""
+        home = self.folder / "home"
+        home.mkdir()
+        monkeypatch.setenv("HOME", str(home))
+        monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+        monkeypatch.setenv("PATH", f"{self.bin}{os.pathsep}{os.environ['PATH']}")
+
+
+FAKE_PYTHON = """#!/usr/bin/env bash
+# Stands for the environment's Python: notes its arguments and does what FAKE_RUN says.
+printf '%s\\0' "$@" >"$FAKE_FOLDER/args.$$"
+env >"$FAKE_FOLDER/env.$$"
+trap 'echo saved >>"$FAKE_FOLDER/saved"; sleep "${FAKE_SAVE_S:-0}"; exit 42' TERM
+touch "$FAKE_FOLDER/started.$$"
+case ${FAKE_RUN:-0} in
+  forever) while :; do sleep 0.05; done ;;
+  [0-9]*) exit "$FAKE_RUN" ;;
+  *) . "$FAKE_RUN" ;;
+esac
+"""
+
+
+def fake_python(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program in place of Python, and FAKE_FOLDER for what it leaves."""
+    folder.mkdir(exist_ok=True)
+    monkeypatch.setenv("FAKE_FOLDER", str(folder))
+    path = folder / "python"
+    path.write_text(FAKE_PYTHON)
+    path.chmod(0o755)
+    return path
+
+
+def arguments_given(folder: Path) -> list[list[str]]:
+    """What each start of the fake Python was given."""
+    return [path.read_bytes().decode().split("\0")[:-1] for path in sorted(folder.glob("args.*"))]
