@@ -9,9 +9,11 @@ if TYPE_CHECKING:
     from coderllm_jax.compare import ComparisonResult, run_comparison
     from coderllm_jax.config.comparison import ComparisonConfig
     from coderllm_jax.config.evaluation import EvaluationConfig
+    from coderllm_jax.config.export import ExportConfig
     from coderllm_jax.config.serving import ServingConfig
     from coderllm_jax.config.training import TrainingConfig
     from coderllm_jax.evaluate import EvaluationResult, evaluate_model
+    from coderllm_jax.export.exporting import ExportResult, export_model
     from coderllm_jax.train import TrainingResult, train_model
 
 __version__ = "0.1.0"
@@ -20,11 +22,14 @@ __all__ = [
     "ComparisonResult",
     "EvaluationConfig",
     "EvaluationResult",
+    "ExportConfig",
+    "ExportResult",
     "ServingConfig",
     "TrainingConfig",
     "TrainingResult",
     "__version__",
     "evaluate_model",
+    "export_model",
     "run_comparison",
     "train_model",
 ]
@@ -35,10 +40,13 @@ _HOME = {
     "ComparisonResult": "coderllm_jax.compare",
     "EvaluationConfig": "coderllm_jax.config.evaluation",
     "EvaluationResult": "coderllm_jax.evaluate",
+    "ExportConfig": "coderllm_jax.config.export",
+    "ExportResult": "coderllm_jax.export.exporting",
     "ServingConfig": "coderllm_jax.config.serving",
     "TrainingConfig": "coderllm_jax.config.training",
     "TrainingResult": "coderllm_jax.train",
     "evaluate_model": "coderllm_jax.evaluate",
+    "export_model": "coderllm_jax.export.exporting",
     "run_comparison": "coderllm_jax.compare",
     "train_model": "coderllm_jax.train",
 }

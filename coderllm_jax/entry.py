@@ -335,7 +335,7 @@ def _before_double_dash(argv: Sequence[str]) -> list[str]:
 
 def _entry_name() -> str:
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    return spec.name if spec is not None else "coderllm_jax"
+    return spec.name.removesuffix(".__main__") if spec is not None else "coderllm_jax"
 
 
 def _one_line(text: Any) -> str:

@@ -3,6 +3,7 @@
 from coderllm_jax.config.comparison import ComparisonConfig
 from coderllm_jax.config.data import DataConfig
 from coderllm_jax.config.evaluation import EvaluationConfig
+from coderllm_jax.config.export import ExportConfig
 from coderllm_jax.config.monitoring import MonitoringConfig
 from coderllm_jax.config.schema import Config, describe
 from coderllm_jax.config.serving import ServingConfig
@@ -13,6 +14,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "EvaluationConfig",
+    "ExportConfig",
     "MonitoringConfig",
     "ServingConfig",
     "TrainingConfig",

@@ -48,7 +48,9 @@ def write_shards(
         files = [folder / "model.safetensors"]
     else:
         total = f"{len(shards):05d}"
-        files = [folder / f"model-{i:05d}-of-{total}.safetensors" for i in range(1, len(shards) + 1)]
+        files = [
+            folder / f"model-{i:05d}-of-{total}.safetensors" for i in range(1, len(shards) + 1)
+        ]
         index = {
             "metadata": {"total_size": sum(tensor.num_bytes for tensor in tensors)},
             "weight_map": {

@@ -135,17 +135,21 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(set(names))]
 
 
+def group_of(path: str, layer: int | None) -> str:
+    """The group that holds a tensor of the tree: its path, and its layer where it has one."""
+    if layer is None:
+        kinds = {"embedding": "reversible_embedding", "final_norm": "rms_normalization"}
+        return f"layers/{kinds[path]}"
+    block = f"gemma3_decoder_block_{layer}" if layer else "gemma3_decoder_block"
+    return f"layers/{block}/{_GROUPS[path.removeprefix('blocks/')]}"
+
+
 def read_weights(files: list[Path], architecture: Architecture) -> Iterator[tuple[str, LazyLeaf]]:
     """Yields (path, leaf in the file's dtype) for every leaf; tensors are mapped when asked for."""
-    groups = {
-        "embedding": ["layers/reversible_embedding"],
-        "final_norm": ["layers/rms_normalization"],
-    }
+    groups = {path: [group_of(path, None)] for path in ("embedding", "final_norm")}
     for name in architecture.block_shapes():
-        groups[f"blocks/{name}"] = [
-            f"layers/gemma3_decoder_block{f'_{i}' if i else ''}/{_GROUPS[name]}"
-            for i in range(architecture.num_layers)
-        ]
+        layers = range(architecture.num_layers)
+        groups[f"blocks/{name}"] = [group_of(f"blocks/{name}", i) for i in layers]
     found = _locate(files, {f"{group}/vars/0" for paths in groups.values() for group in paths})
     shapes: dict[str, tuple[int, ...]] = {
         "embedding": (architecture.vocabulary, architecture.width),

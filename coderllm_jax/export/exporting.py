@@ -1,0 +1,260 @@
+"""The order of an export: one model loaded once, every format written, proven, and put in place.
+
+    load ── probes ── reference logits
+      for each format:  .FORMAT.partial/ written ── every tensor read back
+    drop the model
+      for each format:  logits of what was rounded ── reloaded by its library ── card
+                        ── renamed to FORMAT/
+
+Weights are in memory once: while formats are written, then in the other library's process. What
+fails is deleted before the error is told, and a folder under its final name is always whole and
+proven. A killed export leaves .FORMAT.partial folders, which the next one removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from coderllm_jax import entry
+from coderllm_jax.config.export import ExportConfig
+from coderllm_jax.data.tokenizer import Tokenizer
+from coderllm_jax.errors import ConfigError, ModelError, ResumableError
+from coderllm_jax.export.drift import Logits
+from coderllm_jax.export.formats import (
+    Artifact,
+    bytes_needed,
+    read_leaves,
+    write_format,
+)
+from coderllm_jax.export.huggingface_folder import write_huggingface
+from coderllm_jax.export.merging import MergedModel
+from coderllm_jax.export.model_card import model_card, write_notice
+from coderllm_jax.export.placing import check_space, partial_folder, put_in_place
+from coderllm_jax.export.probes import Probes, forward_logits, make_probes, own_logits
+from coderllm_jax.export.provenance import Provenance, read_provenance, safe_name
+from coderllm_jax.export.tokenizer_files import check_tokenizer
+from coderllm_jax.export.verification import Verification, check_loaders, verify
+from coderllm_jax.generation.trained import TrainedModel, find_place, load_trained
+from coderllm_jax.model.architecture import Architecture
+from coderllm_jax.model.forward import ForwardOptions
+from coderllm_jax.model.load import check_source
+from coderllm_jax.model.precision import FLOAT32
+from coderllm_jax.model.weights import place
+
+RECORD = "export.json"
+
+Note = Callable[[str], None]
+Verifications = dict[str, Verification | None]
+
+
+class ExportResult(NamedTuple):
+    """Where each format lies, and what was found of each artifact (None: nobody was asked)."""
+
+    folders: Mapping[str, Path]
+    verifications: Mapping[str, Verification | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Written:
+    """What is left of the model once it is dropped: all that proving needs.
+
+    artifacts: by format. base: the folder under a PEFT adapter, where there is one.
+    """
+
+    architecture: Architecture
+    tokenizer: Tokenizer
+    knows_turns: bool
+    provenance: Provenance
+    probes: Probes
+    reference: Logits
+    artifacts: Mapping[str, Sequence[Artifact]]
+    base: Path | None
+
+
+def export_model(
+    config: ExportConfig | Mapping[str, Any], *, note: Note = lambda _: None
+) -> ExportResult:
+    """Writes and proves what `config` asks for. `note` hears what goes on.
+
+    Raises a UserError with the remedy where something cannot be written, is there already, or is
+    not what it should be; ResumableError where a signal ended it. Nothing half-written remains.
+    """
+    if not isinstance(config, ExportConfig):
+        config = ExportConfig.from_config_dict(config)
+    if config.verify:
+        check_loaders(config.formats)
+    out = _out_folder(config)
+    try:
+        # The host writes the formats, and computes in float32 what they are compared with.
+        with entry.ends_on_signals(), jax.default_device(jax.devices("cpu")[0]):
+            return _export(config, out, note)
+    except ResumableError as error:
+        signal = str(error).partition(";")[0]
+        raise ResumableError(
+            f"{signal}; nothing half-written is left: the same command starts it again"
+        ) from None
+
+
+def _out_folder(config: ExportConfig) -> Path:
+    """Where everything goes; ConfigError where something is there that may not be replaced."""
+    found = find_place(config.model_path)
+    if found.folder is None:
+        check_source(config.model_path)
+    if config.out:
+        out = Path(config.out).expanduser()
+    elif found.run is not None:
+        out = found.run / "export"
+    else:
+        out = Path("exports") / safe_name(config.model_path)
+    for format in config.formats:
+        if (out / format).exists() and not config.overwrite:
+            raise ConfigError(
+                f"{out / format} is there already; set overwrite=True to replace it, or name "
+                "another out"
+            )
+    return out
+
+
+def _export(config: ExportConfig, out: Path, note: Note) -> ExportResult:
+    folders = {format: out / format for format in config.formats}
+    found: Verifications = {}
+    with contextlib.ExitStack() as stack:
+        partial = {
+            format: stack.enter_context(partial_folder(folder))
+            for format, folder in folders.items()
+        }
+        needs_base = config.verify and "peft" in config.formats
+        base = stack.enter_context(partial_folder(out / "base")) if needs_base else None
+        written = _write(config, partial, base, note)
+        gc.collect()  # the weights: whoever loads them next is another process
+        for format, folder in partial.items():
+            verifications: Verifications = {}
+            for artifact in written.artifacts[format]:
+                called = artifact.path.name if format == "gguf" else format
+                verifications[called] = (
+                    _prove(artifact, format, written, note) if config.verify else None
+                )
+            _describe(folder, format, written, verifications)
+            put_in_place(folder, folders[format])
+            found |= verifications
+    return ExportResult(folders, found)
+
+
+def _write(
+    config: ExportConfig, partial: Mapping[str, Path], base: Path | None, note: Note
+) -> _Written:
+    """Loads the model, asks it the probes, writes every format and reads it back."""
+    note("loading the model")
+    model = _load(config)
+    check_space(next(iter(partial.values())), bytes_needed(model.architecture, config))
+    provenance = read_provenance(
+        model, name=config.name, base_model=config.base_model, path=config.model_path
+    )
+    note("asking it the probes")
+    probes = make_probes(model.tokenizer, model.architecture)
+    reference = own_logits(model, probes)
+    merged = MergedModel.of(model)
+    artifacts = {}
+    for format, folder in partial.items():
+        note(f"writing {format}")
+        artifacts[format] = write_format(
+            format,
+            folder,
+            merged,
+            config,
+            name=provenance.name,
+            base=provenance.base_repository or provenance.base,
+        )
+    if base is not None:
+        note("writing the base that the adapter is proven on")
+        write_huggingface(
+            base, merged.base(), dtype="float32", max_shard_bytes=config.max_shard_bytes
+        )
+    return _Written(
+        architecture=model.architecture,
+        tokenizer=model.tokenizer,
+        knows_turns=model.knows_turns,
+        provenance=provenance,
+        probes=probes,
+        reference=reference,
+        artifacts=artifacts,
+        base=base,
+    )
+
+
+def _load(config: ExportConfig) -> TrainedModel:
+    precision = FLOAT32
+    if config.dtype == "bfloat16" and set(config.formats) <= {"huggingface", "keras"}:
+        # All of it is rounded in the end: a float32 copy would be twice the memory for nothing.
+        precision = precision._replace(weights=jnp.dtype("bfloat16"))
+    model = load_trained(config.model_path, precision=precision, cache_dir=config.model.cache_dir)
+    for format in config.formats:
+        check_tokenizer(model.tokenizer, format=format)
+    if "peft" in config.formats and not model.adapters:
+        raise ModelError(
+            f"formats has peft, and {config.model_path} has no adapter; drop peft from formats"
+        )
+    return model
+
+
+def _prove(artifact: Artifact, format: str, written: _Written, note: Note) -> Verification:
+    rounded = None
+    if artifact.is_rounded:
+        note(f"asking {artifact.path.name.strip('.')} the probes, as it was rounded")
+        rounded = _rounded_logits(artifact, written)
+    note(f"reloading {artifact.path.name.strip('.')}")
+    return verify(
+        artifact.path,
+        format=format,
+        number_format=artifact.number_format,
+        tokenizer=written.tokenizer,
+        probes=written.probes,
+        reference=written.reference,
+        rounded=rounded,
+        base=written.base if format == "peft" else None,
+        chat=written.knows_turns,
+    )
+
+
+def _rounded_logits(artifact: Artifact, written: _Written) -> Logits:
+    weights = place(read_leaves(artifact), written.architecture, dtype="float32")
+    options = ForwardOptions(precision=FLOAT32)
+    return forward_logits(written.architecture, weights, {}, options, written.probes)
+
+
+def _describe(
+    folder: Path, format: str, written: _Written, verifications: Mapping[str, Verification | None]
+) -> None:
+    """The model card, the notice, and the same for programs."""
+    provenance = written.provenance
+    found = {
+        name: None if verification is None else verification.to_dict()
+        for name, verification in verifications.items()
+    }
+    files = sorted(path.name for path in folder.iterdir())
+    card = model_card(
+        provenance,
+        format=format,
+        files=files,
+        verifications=found,
+        has_chat=written.knows_turns,
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    write_notice(folder, provenance)
+    record = {
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "format": format,
+        "verification": found,
+        **provenance.to_dict(),
+    }
+    (folder / RECORD).write_text(f"{json.dumps(record, indent=1)}\n", encoding="utf-8")

@@ -1,0 +1,100 @@
+"""Writes an adapter as PEFT loads it, exact: KerasHub's per-head shapes become plain matrices.
+
+PEFT adds scale · B·A to a matrix [out, in]; ours adds scale · A·B to a kernel with head axes:
+
+    ours                                             PEFT: lora_A [r, in], lora_B [out, r]
+    query, key, value   A [H, D, R], B [R, K]        A [H·R, D], B [H·K, H·R], rank H·R
+    attention_output    A [H, K, R], B [R, D]        A [R, H·K], B [D, R]
+    feed-forward        A [in, R],   B [R, out]      A [R, in],  B [out, R]
+
+In the first row every head has its own A and all share B, so lora_B repeats B along its diagonal,
+a block a head, and is zero elsewhere; alpha grows with the rank, and alpha / rank stays. Ranks that
+differ from the adapter's own are in `rank_pattern`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coderllm_jax.errors import ModelError
+from coderllm_jax.export.merging import MergedModel
+from coderllm_jax.export.safetensors_file import PendingTensor, write_file
+from coderllm_jax.export.tokenizer_files import write_tokenizer
+from coderllm_jax.model.huggingface import BLOCK_NAMES
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+_BY_HEAD = ("query", "key", "value")
+
+
+def write_peft(folder: Path, model: MergedModel, *, base_model: str, max_length: int) -> None:
+    """Writes both files of the adapter, and the tokenizer with the chat turns it was trained on.
+
+    base_model: what adapter_config.json names as the model to put it onto.
+    """
+    if not model.adapters:
+        raise ModelError("formats has peft, and this model has no adapter; drop peft from formats")
+    content = adapter_config(model, base_model=base_model)
+    (folder / CONFIG).write_text(f"{json.dumps(content, indent=1)}\n")
+    write_file(
+        folder / TENSORS,
+        [_pending(name, values) for name, values in peft_tensors(model)],
+    )
+    write_tokenizer(folder, model.tokenizer, max_length=max_length, chat=model.knows_turns)
+
+
+def adapter_config(model: MergedModel, *, base_model: str) -> dict[str, Any]:
+    """The content of adapter_config.json."""
+    ranks = {name: _peft_rank(model, name) for name in model.adapters}
+    rank = min(ranks.values())
+    modules = {name: BLOCK_NAMES[name].rpartition(".")[2] for name in model.adapters}
+    wider = {modules[name]: found for name, found in ranks.items() if found != rank}
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": model.scale * rank,
+        "rank_pattern": wider,
+        "alpha_pattern": {name: model.scale * found for name, found in wider.items()},
+        "target_modules": sorted(modules.values()),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "use_rslora": False,
+        "use_dora": False,
+        "modules_to_save": None,
+    }
+
+
+def peft_tensors(model: MergedModel) -> Iterator[tuple[str, np.ndarray]]:
+    """Every tensor of the adapter by PEFT's name, float32."""
+    for layer in range(model.architecture.num_layers):
+        for name, adapter in model.adapters.items():
+            a, b = (np.asarray(adapter[part])[layer].astype(np.float32) for part in ("a", "b"))
+            for part, values in zip("AB", peft_matrices(name, a, b), strict=True):
+                module = f"base_model.model.model.layers.{layer}.{BLOCK_NAMES[name]}"
+                yield f"{module}.lora_{part}.weight", values
+
+
+def peft_matrices(name: str, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One layer's lora_A [r, in] and lora_B [out, r] of block weight `name`."""
+    if name not in _BY_HEAD:
+        return a.reshape(-1, a.shape[-1]).T, b.T
+    heads, width, rank = a.shape
+    lora_a = a.transpose(0, 2, 1).reshape(heads * rank, width)
+    return lora_a, np.kron(np.eye(heads, dtype=np.float32), b.T)
+
+
+def _peft_rank(model: MergedModel, name: str) -> int:
+    shape = model.adapters[name]["a"].shape
+    return shape[1] * shape[-1] if name in _BY_HEAD else shape[-1]
+
+
+def _pending(name: str, values: np.ndarray) -> PendingTensor:
+    return PendingTensor(name, values.shape, np.dtype(np.float32), lambda: values)

@@ -1,0 +1,110 @@
+"""What an exported model says of itself: whose it is, what it was trained on, how it was measured.
+
+    runs/lora/config.json, manifest.json, report/summary.json   ─┐
+    runs/lora/evaluation/results.json, where there is one       ─┼→ Provenance ──► export.json
+    the model's name, source hash and adapter                   ─┘             └─► README.md
+
+Nothing is read that training and evaluation did not write; what is missing is left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from coderllm_jax.generation.trained import TrainedModel
+from coderllm_jax.training.run_folder import RunFolder, read_json
+
+_PRESET = re.compile(r"gemma3_(instruct_)?(270m|1b|4b|12b|27b)(_text)?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """Everything the card is made of. Empty mappings where there is no run or no evaluation."""
+
+    name: str
+    base: str  # as model_name
+    base_repository: str  # as the hub calls it, "" where that is not known
+    identity: Mapping[str, Any]
+    training: Mapping[str, Any]
+    data: Mapping[str, Any]
+    lora: Mapping[str, Any]
+    base_source: str
+    figures: Mapping[str, Mapping[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For export.json."""
+        return dataclasses.asdict(self)
+
+
+def read_provenance(
+    model: TrainedModel, *, name: str = "", base_model: str = "", path: str = ""
+) -> Provenance:
+    """What is known of `model`, which was loaded from `path`; the first two replace what is."""
+    base = str(model.identity["name"])
+    manifest, summary, config, figures = ({}, {}, {}, {})
+    if model.run is not None:
+        folder = RunFolder(model.run)
+        manifest, config = read_json(folder.manifest), read_json(folder.config)
+        summary = read_json(folder.summary) if folder.summary.is_file() else {}
+        results = model.run / "evaluation" / "results.json"
+        figures = _figures(read_json(results)) if results.is_file() else {}
+    trained = model.identity.get("trained", {})
+    return Provenance(
+        name=name or default_name(base, path, model.run),
+        base=base,
+        base_repository=base_model or repository_of(base),
+        identity=model.identity,
+        training=_some(
+            {**config, **summary, "step": trained.get("step")},
+            ("step", "steps", "examples", "tokens", "loss_tokens", "learning_rate", "batch_size")
+            + ("seed", "baseline_eval_loss", "baseline_few_shot_loss", "best_eval_loss"),
+        ),
+        data=_some(manifest.get("data", {}), ("sha256", "evaluation_sha256", "sources"))
+        | _some(manifest.get("data", {}), ("num_trained", "num_evaluation_items")),
+        lora=_some(config.get("lora", {}), ("rank", "alpha", "targets")) if model.adapters else {},
+        base_source=str(manifest.get("model", {}).get("source", "")),
+        figures=figures,
+    )
+
+
+def repository_of(base: str) -> str:
+    """The hub's name of a model's name, where it has one."""
+    if base.startswith("hf://"):
+        return base.removeprefix("hf://")
+    found = _PRESET.fullmatch(base)
+    if found is None:
+        return ""
+    instructed, size, _ = found.groups()
+    kind = "-it" if instructed else "" if size == "270m" else "-pt"
+    return f"google/gemma-3-{size}{kind}"
+
+
+def default_name(base: str, path: str, run: Path | None) -> str:
+    """The base and the run, as a file may be called."""
+    trained = run.name if run is not None else "" if path == base else path
+    names = [safe_name(word) for word in (base, trained) if word]
+    return "-".join(dict.fromkeys(names))
+
+
+def safe_name(path: str) -> str:
+    """The last part of a path or a model's name, in letters that are safe in a file's name."""
+    last = path.rstrip("/").rpartition("/")[2]
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", last).strip("-.") or "model"
+
+
+def _some(values: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: values[key] for key in keys if values.get(key) is not None}
+
+
+def _figures(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """suite/name → value and interval, of every figure that has a value."""
+    return {
+        f"{suite}/{name}": _some(figure, ("value", "low", "high", "num_items"))
+        for suite, content in results.get("suites", {}).items()
+        for name, figure in content.get("figures", {}).items()
+        if figure.get("value") is not None
+    }

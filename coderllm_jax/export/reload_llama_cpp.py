@@ -1,0 +1,65 @@
+"""A GGUF in llama.cpp through llama-cpp-python: the body of a process, see `reload_protocol`."""
+
+from __future__ import annotations
+
+import llama_cpp
+import numpy as np
+from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+from coderllm_jax.export.reload_protocol import Job, Reply, answer
+
+
+def reload(job: Job) -> Reply:
+    """Loads the file with float32 caches, so that its weights alone differ from ours, and asks."""
+    longest = max(map(len, job.prompts))
+    model = llama_cpp.Llama(
+        job.artifact,
+        n_ctx=longest + 1,
+        n_batch=longest + 1,
+        n_ubatch=longest + 1,
+        type_k=llama_cpp.GGML_TYPE_F32,
+        type_v=llama_cpp.GGML_TYPE_F32,
+        verbose=False,
+    )
+    logits = [
+        _logits(model, prompt, positions)
+        for prompt, positions in zip(job.prompts, job.positions, strict=True)
+    ]
+    template = model.metadata.get("tokenizer.chat_template")
+    chats = job.chats if template else ()
+    return Reply(
+        versions={"llama-cpp-python": llama_cpp.__version__},
+        logits=logits,
+        text_ids=[model.tokenize(text.encode(), add_bos=True) for text in job.texts],
+        chat_ids=[_chat_ids(model, template, chat) for chat in chats],
+    )
+
+
+def _logits(model: llama_cpp.Llama, prompt: list[int], positions: list[int]) -> np.ndarray:
+    """One decode of the whole prompt; llama.cpp computes logits where they are asked for."""
+    context, wanted = model.ctx, set(positions)
+    llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
+    batch = llama_cpp.llama_batch_init(len(prompt), 0, 1)
+    try:
+        batch.n_tokens = len(prompt)
+        for i, token in enumerate(prompt):
+            batch.token[i], batch.pos[i] = token, i
+            batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+            batch.logits[i] = i in wanted
+        if code := llama_cpp.llama_decode(context, batch):
+            raise RuntimeError(f"llama_decode returned {code}")
+        rows = [llama_cpp.llama_get_logits_ith(context, i) for i in positions]
+        return np.stack([np.ctypeslib.as_array(row, (model.n_vocab(),)).copy() for row in rows])
+    finally:
+        llama_cpp.llama_batch_free(batch)
+
+
+def _chat_ids(model: llama_cpp.Llama, template: str, chat: list[dict[str, str]]) -> list[int]:
+    """The ids of a conversation as llama-cpp-python makes them for a chat completion."""
+    formatter = Jinja2ChatFormatter(template, eos_token="<eos>", bos_token="<bos>")
+    made = formatter(messages=chat)
+    return model.tokenize(made.prompt.encode(), add_bos=not made.added_special, special=True)
+
+
+if __name__ == "__main__":
+    answer(reload)
