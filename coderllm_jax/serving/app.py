@@ -104,18 +104,17 @@ async def _answer(service: Service, request: Request, operation: Operation) -> A
     except Refusal as refusal:
         exchange.refuse(refusal)
         return _refused(refusal, exchange.id)
-    leaving: asyncio.Task[None] | None = asyncio.get_running_loop().create_task(
-        _await_leaving(request, exchange)
-    )
+    leaving = asyncio.get_running_loop().create_task(_await_leaving(request, exchange))
+    is_handed_on = False
     try:
         heard = await exchange.hear()
         if asked.streams and not (heard.refusal or heard.has_left):
-            stream, leaving = _EventStream(exchange, reply, heard, leaving), None
-            return stream
+            is_handed_on = True
+            return _EventStream(exchange, reply, heard, leaving)
         while not (heard.is_over or heard.has_left):
             heard = await exchange.hear()
     finally:
-        if leaving is not None:
+        if not is_handed_on:
             leaving.cancel()
     if heard.has_left:  # nobody reads it
         return Response(status_code=CLIENT_LEFT)

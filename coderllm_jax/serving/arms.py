@@ -30,8 +30,8 @@ from coderllm_jax.model.load import check_source
 from coderllm_jax.records import Answerer, Example
 from coderllm_jax.retrieval.opening import answer_with_passages, open_searcher
 from coderllm_jax.retrieval.search import Searcher
-from coderllm_jax.serving.desk import Lane, Progress
 from coderllm_jax.serving.replies import Spell
+from coderllm_jax.serving.tickets import Lane, Progress
 from coderllm_jax.serving.warm_up import compile_engine
 from coderllm_jax.training.inputs import DEFAULT_TRAINING
 from coderllm_jax.training.run_folder import RunFolder, read_json

@@ -24,13 +24,14 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 from coderllm_jax.errors import UserError
-from coderllm_jax.records import Answer, Answerer, Delta, Query, TokenLogprob
+from coderllm_jax.records import Answer, Delta, Query
 from coderllm_jax.serving.blotting import blot
 from coderllm_jax.serving.refusals import CLIENT_LEFT, Refusal
+from coderllm_jax.serving.tickets import Ended, Lane, Listener, News, Progress, Ticket
 
 _FAILURES_ALLOWED = 3
 # How long an idle desk sleeps before it looks whether it is to end.
@@ -40,70 +41,6 @@ _LAST_TURNS = 3
 # Before anything was measured, what a request is taken to need.
 _FIRST_GUESS_S = 2.0
 _LONGEST_RETRY_S = 60.0
-
-
-class Progress(NamedTuple):
-    """How far a query has come that is not at its end."""
-
-    num_prompt_tokens: int
-    num_new_tokens: int
-    logprobs: Sequence[TokenLogprob]
-
-
-@dataclasses.dataclass(frozen=True)
-class Lane:
-    """Answerers that are polled as one. `arms` are what is submitted to, `poller` what is polled.
-
-    A poll of `poller` tells what is new of the queries of all arms. progress: of a query that is
-    going on; None where it is not known.
-    """
-
-    arms: Mapping[str, Answerer]
-    poller: Answerer
-    num_slots: int
-    progress: Callable[[str], Progress | None] = lambda query_id: None
-
-
-class News(NamedTuple):
-    """What is new of one choice of a request; with the last of it, its whole answer."""
-
-    choice: int
-    text: str
-    logprobs: Sequence[TokenLogprob] = ()
-    num_prompt_tokens: int = 0
-    num_new_tokens: int = 0
-    answer: Answer | None = None
-
-
-class Listener(Protocol):
-    """Hears of a ticket in the desk's thread, and must neither block nor raise."""
-
-    def __call__(self, ticket: Ticket, news: Sequence[News]) -> None:
-        """`news` in order. `ticket.is_over` with the last call, which may bring none."""
-
-
-Ended = Literal["", "stop", "length", "cancelled", "deadline", "error"]
-
-
-@dataclasses.dataclass(eq=False)
-class Ticket:
-    """One request on its way. Written by the desk's thread only, once it is submitted.
-
-    submitted_s and deadline_s are moments of the desk's clock. refusal: why there is no whole
-    answer; `answers` then holds what there was.
-    """
-
-    id: str
-    arm: str
-    queries: Sequence[Query]
-    tell: Listener
-    submitted_s: float
-    deadline_s: float
-    answers: dict[int, Answer] = dataclasses.field(default_factory=dict)
-    refusal: Refusal | None = None
-    ended: Ended = ""
-    is_over: bool = False
-    num_told: dict[int, int] = dataclasses.field(default_factory=dict)  # log-probabilities
 
 
 class Desk:
@@ -274,7 +211,7 @@ class Desk:
                 lane.lane.arms[ticket.arm].submit(query)
             except UserError as error:
                 self._free(lane)
-                self._give_up(ticket, "error", _refused(error))
+                self._give_up(ticket, "error", _refused(query, error))
             except Exception as error:  # noqa: BLE001 - whatever it is, it is this request's alone
                 self._free(lane)
                 self._give_up(ticket, "error", _broken(error))
@@ -335,6 +272,10 @@ class Desk:
         for ticket in {ticket for ticket, _ in self._going.values()}:
             if self._lane_of[ticket.arm] is lane:
                 self._give_up(ticket, "error", refusal)
+                # Nobody knows whether such an engine will tell of an end.
+                for query in ticket.queries:
+                    if query.id in self._going:
+                        self._close(query.id, Answer(query.id, finish="error"))
 
     def _hear(self, lane: _OpenLane, delta: Delta) -> None:
         if delta.id not in self._going:  # of a request that was given up
@@ -345,8 +286,10 @@ class Desk:
             answer = delta.answer
             if answer.finish == "error":
                 refusal = Refusal(500, answer.error or "no answer", "internal_error")
-                self._close(delta.id, answer)
                 self._give_up(ticket, "error", refusal)
+                if delta.id in self._going:
+                    self._close(delta.id, answer)
+                ticket.answers[index] = answer
                 return
             news = News(
                 index,
@@ -407,12 +350,13 @@ class _OpenLane:
     is_broken: bool = False
 
 
-def _refused(error: UserError) -> Refusal:
+def _refused(query: Query, error: UserError) -> Refusal:
     """What an answerer says of a query that it cannot answer, in its own words."""
     message = str(error)
     code: Any = "context_length_exceeded" if "max_length" in message else "invalid_value"
     _, separator, rest = message.partition(": ")
-    return Refusal(400, rest if separator and message.startswith("request ") else message, code)
+    said = rest if separator and message.startswith("request ") else message
+    return Refusal(400, said, code, param="prompt" if query.continues else "messages")
 
 
 def _broken(error: Exception) -> Refusal:

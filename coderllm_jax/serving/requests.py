@@ -21,13 +21,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from coderllm_jax.data.prompts import turn_problem
 from coderllm_jax.records import Query, Role, Sampling, Turn
+from coderllm_jax.serving.fields import Fields, check_text, kind_of, missing, out_of_range, wrong
 from coderllm_jax.serving.refusals import Refusal
 
 Operation = Literal["chat", "completion"]
@@ -141,13 +141,13 @@ def parse_body(raw: bytes) -> dict[str, Any]:
             400, "the body is not JSON; expected one object in UTF-8", "invalid_json"
         ) from None
     if not isinstance(body, dict):
-        raise Refusal(400, f"the body is {_kind(body)}; expected an object", "invalid_type")
+        raise Refusal(400, f"the body is {kind_of(body)}; expected an object", "invalid_type")
     return body
 
 
 def read_request(body: Mapping[str, Any], operation: Operation, limits: Limits) -> Asked:
     """What is asked; Refusal with the field's name where it cannot be answered as it stands."""
-    fields = _Fields(body)
+    fields = Fields(body)
     model = fields.text("model")
     prompts = _conversation(fields) if operation == "chat" else _texts(fields)
     _check_characters(prompts, operation, limits)
@@ -184,6 +184,7 @@ def read_request(body: Mapping[str, Any], operation: Operation, limits: Limits) 
     )
     options.flag("include_obfuscation")
     options.end()
+    _pass_over(fields)
     fields.end()
     if asked.num_choices > limits.max_choices:
         raise Refusal(
@@ -196,17 +197,32 @@ def read_request(body: Mapping[str, Any], operation: Operation, limits: Limits) 
     return asked
 
 
+def _pass_over(fields: Fields) -> None:
+    """Takes what is without effect, and names what we lack: an answer without it would be wrong."""
+    for name in _IGNORED:
+        fields.take(name)
+    for name in _UNSUPPORTED:
+        value = fields.take(name)
+        if value is not None and not any(value == neutral for neutral in _NEUTRAL.get(name, ())):
+            raise Refusal(
+                400,
+                f"{name} is not supported here; leave it out",
+                "unsupported_parameter",
+                param=name,
+            )
+
+
 # ---------------------------------------------------------------------------------- prompts
 
 
-def _conversation(fields: _Fields) -> tuple[Prompt, ...]:
+def _conversation(fields: Fields) -> tuple[Prompt, ...]:
     messages = fields.take("messages")
     if messages is None:
-        raise _missing("messages")
+        raise missing("messages")
     if not isinstance(messages, list) or not messages:
-        raise _wrong("messages", messages, "a list of messages that ends with the user's")
+        raise wrong("messages", messages, "a list of messages that ends with the user's")
     if len(messages) > _MAX_TURNS:
-        raise _out_of_range("messages", f"{len(messages)} messages", f"at most {_MAX_TURNS}")
+        raise out_of_range("messages", f"{len(messages)} messages", f"at most {_MAX_TURNS}")
     turns = tuple(_turn(message, f"messages[{i}]") for i, message in enumerate(messages))
     if problem := turn_problem(turns, last="user"):
         raise Refusal(400, problem, "invalid_value", param="messages")
@@ -215,8 +231,8 @@ def _conversation(fields: _Fields) -> tuple[Prompt, ...]:
 
 def _turn(message: Any, place: str) -> Turn:
     if not isinstance(message, dict):
-        raise _wrong(place, message, "an object with role and content")
-    fields = _Fields(message, prefix=f"{place}.")
+        raise wrong(place, message, "an object with role and content")
+    fields = Fields(message, prefix=f"{place}.")
     role = fields.text("role")
     if role not in _ROLES:
         raise Refusal(
@@ -233,29 +249,29 @@ def _turn(message: Any, place: str) -> Turn:
 
 def _content(content: Any, place: str) -> str:
     if isinstance(content, str):
-        return _checked(content, place)
+        return check_text(content, place)
     if not isinstance(content, list):
-        raise _wrong(place, content, "a string, or a list of parts of type text")
+        raise wrong(place, content, "a string, or a list of parts of type text")
     texts = []
     for i, part in enumerate(content):
         if not isinstance(part, dict) or part.get("type") != "text":
-            raise _wrong(f"{place}[{i}]", part, 'a part such as {"type": "text", "text": ...}')
+            raise wrong(f"{place}[{i}]", part, 'a part such as {"type": "text", "text": ...}')
         if not isinstance(part.get("text"), str):
-            raise _wrong(f"{place}[{i}].text", part.get("text"), "a string")
-        texts.append(_checked(part["text"], f"{place}[{i}].text"))
+            raise wrong(f"{place}[{i}].text", part.get("text"), "a string")
+        texts.append(check_text(part["text"], f"{place}[{i}].text"))
     return "".join(texts)
 
 
-def _texts(fields: _Fields) -> tuple[Prompt, ...]:
+def _texts(fields: Fields) -> tuple[Prompt, ...]:
     prompt = fields.take("prompt")
     if prompt is None:
-        raise _missing("prompt")
+        raise missing("prompt")
     texts = prompt if isinstance(prompt, list) else [prompt]
     if not texts or not all(isinstance(text, str) for text in texts):
-        raise _wrong("prompt", prompt, "a string or a list of strings; token ids are not taken")
+        raise wrong("prompt", prompt, "a string or a list of strings; token ids are not taken")
     if not all(texts):
-        raise _out_of_range("prompt", "an empty text", "something to continue")
-    return tuple(_checked(text, "prompt") for text in texts)
+        raise out_of_range("prompt", "an empty text", "something to continue")
+    return tuple(check_text(text, "prompt") for text in texts)
 
 
 def _check_characters(prompts: Sequence[Prompt], operation: Operation, limits: Limits) -> None:
@@ -271,23 +287,10 @@ def _check_characters(prompts: Sequence[Prompt], operation: Operation, limits: L
             )
 
 
-def _checked(text: str, place: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise Refusal(
-            400,
-            f"{place} holds half of a surrogate pair; expected Unicode text",
-            "invalid_value",
-            param=place,
-        ) from None
-    return text
-
-
 # ----------------------------------------------------------------------------------- options
 
 
-def _max_tokens(fields: _Fields, limits: Limits) -> int:
+def _max_tokens(fields: Fields, limits: Limits) -> int:
     older = fields.whole("max_tokens", 0, low=1, high=1 << 31)
     newer = fields.whole("max_completion_tokens", 0, low=1, high=1 << 31)
     if older and newer and older != newer:
@@ -300,36 +303,36 @@ def _max_tokens(fields: _Fields, limits: Limits) -> int:
     return newer or older or limits.default_tokens
 
 
-def _seed(fields: _Fields) -> int:
+def _seed(fields: Fields) -> int:
     """The request's own, wherever in 64 bits it lies; without one, a new one."""
     value = fields.take("seed")
     if value is None:
         return secrets.randbelow(_SEEDS)
     if type(value) is not int:
-        raise _wrong("seed", value, "a whole number")
+        raise wrong("seed", value, "a whole number")
     if not -(1 << 63) <= value < 1 << 63:
-        raise _out_of_range("seed", "beyond 64 bits", "a 64-bit number")
+        raise out_of_range("seed", "beyond 64 bits", "a 64-bit number")
     return value % _SEEDS
 
 
-def _stops(fields: _Fields) -> tuple[str, ...]:
+def _stops(fields: Fields) -> tuple[str, ...]:
     value = fields.take("stop")
     if value is None:
         return ()
     stops = value if isinstance(value, list) else [value]
     if not all(isinstance(stop, str) for stop in stops):
-        raise _wrong("stop", value, "a string or a list of strings")
+        raise wrong("stop", value, "a string or a list of strings")
     if len(stops) > _MAX_STOPS:
-        raise _out_of_range("stop", f"{len(stops)} texts", f"at most {_MAX_STOPS}")
+        raise out_of_range("stop", f"{len(stops)} texts", f"at most {_MAX_STOPS}")
     for stop in stops:
         if not 0 < len(stop) <= _MAX_STOP_CHARACTERS:
-            raise _out_of_range(
+            raise out_of_range(
                 "stop", f"a text of {len(stop)} characters", f"1 to {_MAX_STOP_CHARACTERS}"
             )
-    return tuple(_checked(stop, "stop") for stop in stops)
+    return tuple(check_text(stop, "stop") for stop in stops)
 
 
-def _alternatives(fields: _Fields, operation: Operation) -> int | None:
+def _alternatives(fields: Fields, operation: Operation) -> int | None:
     """How many alternatives each token comes with; None where no log-probabilities are wanted."""
     most = MAX_ALTERNATIVES[operation]
     if operation == "completion":
@@ -347,113 +350,6 @@ def _alternatives(fields: _Fields, operation: Operation) -> int | None:
             param="top_logprobs",
         )
     return count if wanted else None
-
-
-class _Fields:
-    """An object's fields, taken one by one; null is as good as absent."""
-
-    def __init__(self, values: Mapping[str, Any], *, prefix: str = "") -> None:
-        self._left = {name: value for name, value in values.items() if value is not None}
-        self._prefix = prefix
-        self.is_given_at_all = bool(self._left)
-
-    def is_given(self, name: str) -> bool:
-        return name in self._left
-
-    def take(self, name: str) -> Any:
-        return self._left.pop(name, None)
-
-    def text(self, name: str) -> str:
-        value = self.take(name)
-        if value is None:
-            raise _missing(self._prefix + name)
-        if not isinstance(value, str):
-            raise _wrong(self._prefix + name, value, "a string")
-        return value
-
-    def flag(self, name: str) -> bool:
-        value = self.take(name)
-        if value is not None and not isinstance(value, bool):
-            raise _wrong(self._prefix + name, value, "true or false")
-        return bool(value)
-
-    def number(self, name: str, default: float, *, low: float, high: float) -> float:
-        value = self.take(name)
-        if value is None:
-            return default
-        if type(value) not in (int, float):
-            raise _wrong(self._prefix + name, value, "a number")
-        if not low <= value <= high or not math.isfinite(value):
-            raise _out_of_range(self._prefix + name, _shown(value), f"{low:g} to {high:g}")
-        return float(value)
-
-    def whole(self, name: str, default: int, *, low: int, high: int) -> int:
-        value = self.take(name)
-        if value is None:
-            return default
-        if type(value) is not int:
-            raise _wrong(self._prefix + name, value, "a whole number")
-        if not low <= value <= high:
-            raise _out_of_range(self._prefix + name, _shown(value), f"{low} to {high}")
-        return value
-
-    def record(self, name: str) -> _Fields:
-        value = self.take(name)
-        if value is not None and not isinstance(value, dict):
-            raise _wrong(self._prefix + name, value, "an object")
-        return _Fields(value or {}, prefix=f"{self._prefix}{name}.")
-
-    def end(self) -> None:
-        """Refuses what was not taken and is not without effect."""
-        for name, value in self._left.items():
-            place = self._prefix + name
-            if not self._prefix and (name in _IGNORED or _says_nothing(name, value)):
-                continue
-            if not self._prefix and name in _UNSUPPORTED:
-                raise Refusal(
-                    400,
-                    f"{name} is not supported here; leave it out",
-                    "unsupported_parameter",
-                    param=name,
-                )
-            shown = place if len(place) <= 64 else f"{place[:64]}…"
-            raise Refusal(
-                400,
-                f"{shown!r} is no field of this request; leave it out, or look for a misspelling",
-                "unknown_parameter",
-                param=shown,
-            )
-
-
-def _says_nothing(name: str, value: Any) -> bool:
-    return any(value == neutral for neutral in _NEUTRAL.get(name, ()))
-
-
-def _missing(place: str) -> Refusal:
-    return Refusal(400, f"{place} is missing; add it", "missing_required_parameter", param=place)
-
-
-def _wrong(place: str, value: Any, expected: str) -> Refusal:
-    return Refusal(
-        400, f"{place} is {_kind(value)}; expected {expected}", "invalid_type", param=place
-    )
-
-
-def _out_of_range(place: str, found: str, expected: str) -> Refusal:
-    return Refusal(400, f"{place} is {found}; expected {expected}", "invalid_value", param=place)
-
-
-def _shown(number: float) -> str:
-    shown = str(number) if -1e15 < number < 1e15 else "very large"
-    return shown if len(shown) <= 24 else "out of range"
-
-
-def _kind(value: Any) -> str:
-    """What JSON calls it; never the value itself, which may be private."""
-    if value is None:
-        return "null"
-    kinds = {bool: "true or false", int: "a number", float: "a number", str: "a string"}
-    return kinds.get(type(value), "a list" if isinstance(value, list) else "an object")
 
 
 def _refuse_constant(name: str) -> Any:

@@ -21,12 +21,13 @@ from coderllm_jax.records import Answer
 from coderllm_jax.retrieval.answering import NOTHING_FOUND
 from coderllm_jax.serving.arms import Opened, ServedModel
 from coderllm_jax.serving.blotting import blot
-from coderllm_jax.serving.desk import Desk, News, Ticket
+from coderllm_jax.serving.desk import Desk
 from coderllm_jax.serving.metrics import Metrics
 from coderllm_jax.serving.refusals import Refusal
 from coderllm_jax.serving.replies import Reply
 from coderllm_jax.serving.request_log import RequestLog, RequestRecord
 from coderllm_jax.serving.requests import Asked, Limits, Operation
+from coderllm_jax.serving.tickets import News, Ticket
 
 # No piece of Gemma's vocabulary has more than 31 characters.
 _CHARACTERS_A_TOKEN = 32

@@ -1,0 +1,280 @@
+"""The desk alone, without threads: a scripted answerer on a clock that waits for nobody."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from coderllm_jax.records import Delta, Query
+from coderllm_jax.serving.desk import Desk
+from coderllm_jax.serving.refusals import Refusal
+from coderllm_jax.serving.tickets import Lane, News, Ticket
+from tests.fakes import Chunk, FakeAnswerer, FakeClock, Reply
+
+SAYS_AB = Reply(chunks=(Chunk(1.0, "a"), Chunk(2.0, "b")))
+FOR_EVER = Reply(chunks=(Chunk(1.0, "a"),), fault="hang")
+
+
+class Bench:
+    """A desk over one fake, and what it told."""
+
+    def __init__(self, script: Any = SAYS_AB, *, slots: int = 2, waiting: int = 1, **fake: Any):
+        self.clock = FakeClock()
+        self.fake = FakeAnswerer(self.clock, script, num_places=slots, poll_s=0.5, **fake)
+        self.told: dict[str, list[News]] = {}
+        self.ends: list[str] = []
+        self.desk = Desk(
+            [Lane({"base": self.fake}, self.fake, slots)],
+            max_waiting=waiting,
+            deadline_s=10,
+            now_s=self.clock.now,
+        )
+
+    def ask(self, id: str, *, count: int = 1) -> Ticket:
+        queries = [Query.from_question(f"{id}/{i}", "?") for i in range(count)]
+        return self.desk.submit(id, "base", queries, self.hear)
+
+    def hear(self, ticket: Ticket, news: Sequence[News]) -> None:
+        self.told.setdefault(ticket.id, []).extend(news)
+        if ticket.is_over:
+            self.ends.append(ticket.id)
+
+    def run(self, rounds: int = 60) -> None:
+        for _ in range(rounds):
+            self.desk.turn()
+
+    def text(self, id: str) -> str:
+        return "".join(news.text for news in self.told.get(id, []))
+
+
+def test_news_come_as_they_are_and_the_end_once() -> None:
+    bench = Bench()
+    ticket = bench.ask("x")
+    bench.run(2)
+    assert [news.text for news in bench.told["x"]] == ["a"]
+    assert not ticket.is_over
+    bench.run()
+    assert [news.text for news in bench.told["x"]] == ["a", "b"]
+    assert bench.told["x"][-1].answer is ticket.answers[0]
+    assert bench.ends == ["x"]
+    assert (ticket.ended, ticket.refusal) == ("stop", None)
+    assert bench.desk.is_idle
+
+
+def test_room_is_slots_and_waiting_and_comes_back() -> None:
+    bench = Bench(slots=2, waiting=1)
+    bench.ask("a")
+    bench.ask("b", count=2)
+    assert (bench.desk.num_running, bench.desk.num_waiting) == (2, 1)
+    with pytest.raises(Refusal) as caught:
+        bench.ask("c")
+    assert (caught.value.status, caught.value.code) == (429, "queue_full")
+    assert int(caught.value.headers["retry-after"]) >= 1
+    bench.run()
+    assert bench.desk.is_idle
+    bench.ask("c", count=3)
+    with pytest.raises(Refusal):
+        bench.ask("d")
+
+
+def test_retry_after_grows_with_what_waits() -> None:
+    waits = []
+    for waiting in (1, 40):
+        bench = Bench(slots=2, waiting=waiting)
+        for i in range(2 + waiting):
+            bench.ask(f"{i}")
+        with pytest.raises(Refusal) as caught:
+            bench.ask("late")
+        waits.append(int(caught.value.headers["retry-after"]))
+    assert waits == [2, 40]  # 2 s a request before any has ended, 1 and 20 rounds of 2 slots
+
+
+def test_a_refused_query_is_its_own_request_s_error() -> None:
+    bench = Bench(refuses=lambda query: query.id.startswith("bad"))
+    good = bench.ask("good")
+    bad = bench.ask("bad")
+    bench.run()
+    assert (bad.refusal.status, bad.ended, bad.is_over) == (400, "error", True)
+    assert (good.ended, bench.text("good")) == ("stop", "ab")
+    assert bench.desk.is_idle
+
+
+def test_one_refused_choice_ends_the_others_of_its_request() -> None:
+    bench = Bench(FOR_EVER, slots=4, refuses=lambda query: query.id == "x/1")
+    ticket = bench.ask("x", count=3)
+    bench.run(4)
+    assert ticket.is_over
+    assert bench.ends == ["x"]
+    assert bench.desk.is_idle
+    assert [query.id for query in bench.fake.queries] == ["x/0"]
+
+
+def test_an_answerer_s_error_is_a_500() -> None:
+    bench = Bench([Reply(chunks=(), status=500), SAYS_AB])
+    bad, good = bench.ask("bad"), bench.ask("good")
+    bench.run()
+    assert (bad.refusal.status, bad.ended) == (500, "error")
+    assert good.ended == "stop"
+
+
+def test_a_deadline_ends_what_is_late_and_nothing_else() -> None:
+    bench = Bench([FOR_EVER, SAYS_AB], slots=1)
+    late, waits = bench.ask("late"), bench.ask("waits")
+    bench.run()
+    assert (late.refusal.status, late.ended) == (504, "deadline")
+    assert late.answers[0].text == "a"
+    # It had waited for the slot until its own deadline, which was the same.
+    assert waits.ended == "deadline"
+    later = bench.ask("later")
+    bench.run()
+    assert later.ended == "stop"
+    assert bench.desk.is_idle
+
+
+def test_cancelling_frees_the_place_and_is_told_once() -> None:
+    bench = Bench([FOR_EVER, SAYS_AB], slots=1)
+    left, next_one = bench.ask("left"), bench.ask("next")
+    bench.run(4)
+    bench.desk.cancel(left)
+    bench.desk.cancel(left)
+    bench.run()
+    assert (left.refusal.status, left.ended) == (499, "cancelled")
+    assert next_one.ended == "stop"
+    assert sorted(bench.ends) == ["left", "next"]
+    bench.desk.cancel(left)  # after its end
+    bench.run(2)
+    assert bench.ends.count("left") == 1
+    assert bench.desk.is_idle
+
+
+def test_draining_takes_no_more_and_ends_what_is_there() -> None:
+    bench = Bench()
+    ticket = bench.ask("x")
+    bench.desk.drain()
+    with pytest.raises(Refusal) as caught:
+        bench.ask("y")
+    assert (caught.value.status, caught.value.code) == (503, "draining")
+    bench.run()
+    assert ticket.ended == "stop"
+
+
+def test_stopping_ends_everything() -> None:
+    bench = Bench(FOR_EVER)
+    tickets = [bench.ask("x"), bench.ask("y")]
+    bench.run(4)
+    bench.desk.stop()
+    bench.desk.run()
+    assert [ticket.ended for ticket in tickets] == ["cancelled", "cancelled"]
+    assert [ticket.refusal.status for ticket in tickets] == [503, 503]
+    assert sorted(bench.ends) == ["x", "y"]
+    assert bench.desk.is_idle
+
+
+def test_before_it_is_open_nothing_is_taken() -> None:
+    desk = Desk(max_waiting=1, deadline_s=1)
+    with pytest.raises(Refusal) as caught:
+        desk.submit("x", "base", [], lambda ticket, news: None)
+    assert (caught.value.status, caught.value.code) == (503, "loading")
+
+
+class Breaking(FakeAnswerer):
+    """Polls break as often as `breaks` says."""
+
+    breaks = 0
+
+    def poll(self, timeout_s: float = 0.0) -> list[Delta]:
+        if self.breaks:
+            self.breaks -= 1
+            raise RuntimeError("a bug with sk-canary0123456789abcdef in it")
+        return super().poll(timeout_s)
+
+
+def test_an_engine_that_breaks_once_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.fake.__class__ = Breaking
+    bench.fake.breaks = 1
+    broken = bench.ask("broken")
+    bench.run(4)
+    assert (broken.refusal.status, broken.is_over) == (500, True)
+    assert "canary" not in broken.refusal.message
+    assert "a bug with ***" in caplog.text
+    assert "canary" not in caplog.text
+    whole = bench.ask("whole")
+    bench.run()
+    assert whole.ended == "stop"
+    assert not bench.desk.is_broken
+
+
+@pytest.mark.usefixtures("caplog")
+def test_an_engine_that_keeps_breaking_is_given_up() -> None:
+    bench = Bench()
+    bench.fake.__class__ = Breaking
+    bench.fake.breaks = 99
+    tickets = [bench.ask("x"), bench.ask("y")]
+    bench.run(4)
+    assert bench.desk.is_broken
+    assert bench.desk.is_idle
+    assert [ticket.refusal.status for ticket in tickets] == [500, 500]
+    with pytest.raises(Refusal) as caught:
+        bench.ask("x")
+    assert caught.value.code == "engine_failed"
+
+
+def test_a_bug_in_submit_is_one_request_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    submit = bench.fake.submit
+
+    def break_for_bad(query: Query) -> None:
+        if query.id.startswith("bad"):
+            raise KeyError("bug")
+        submit(query)
+
+    monkeypatch.setattr(bench.fake, "submit", break_for_bad)
+    good, bad = bench.ask("good"), bench.ask("bad")
+    bench.run()
+    assert (bad.refusal.status, good.ended) == (500, "stop")
+    assert bench.desk.is_idle
+
+
+def test_log_probabilities_are_told_once() -> None:
+    """What a lane says of a query's progress grows; each piece of news has what is new of it."""
+    bench = Bench(Reply(chunks=(Chunk(1.0, "a"), Chunk(2.0, "b"), Chunk(3.0, "c"))))
+    from coderllm_jax.records import TokenLogprob
+    from coderllm_jax.serving.tickets import Progress
+
+    tokens = [TokenLogprob(i, -1.0 * i, ()) for i in range(3)]
+    count = iter((1, 2))
+    lane = Lane(
+        {"base": bench.fake}, bench.fake, 2, lambda _: Progress(7, n := next(count), tokens[:n])
+    )
+    bench.desk.open([lane])
+    poll = bench.fake.poll
+
+    def with_all(timeout_s: float = 0.0) -> list[Delta]:
+        return [
+            delta
+            if delta.answer is None
+            else delta._replace(answer=dataclasses.replace(delta.answer, logprobs=tuple(tokens)))
+            for delta in poll(timeout_s)
+        ]
+
+    bench.fake.poll = with_all
+    bench.ask("x")
+    bench.run()
+    assert [list(news.logprobs) for news in bench.told["x"]] == [
+        tokens[:1],
+        tokens[1:2],
+        tokens[2:],
+    ]
+
+
+def test_a_silent_desk_is_noticed() -> None:
+    bench = Bench(FOR_EVER)
+    assert bench.desk.silent_s() == 0
+    bench.ask("x")
+    bench.desk.turn()
+    bench.clock.sleep(7)
+    assert 6.9 < bench.desk.silent_s() < 8
