@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import gke, supervision, tpu_vm
+from launch import checkout, commands, gke, supervision, tpu_vm
 from launch.__main__ import main
 from tests.launch.fakes import World
 
@@ -36,6 +36,9 @@ hosts = ["me@a", "b"]
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     world = World(tmp_path / "world")
     world.enter(monkeypatch)
+    # Packing the whole checkout takes longer than all else.
+    monkeypatch.setattr(checkout, "list_files", lambda root: ["Makefile", "configs/tiny.py"])
+    monkeypatch.setattr(commands, "_TICK_S", 0.02)
     monkeypatch.setattr(tpu_vm, "_POLL_S", 0.01)
     monkeypatch.setattr(gke, "_POLL_S", 0.01)
     monkeypatch.setattr(supervision, "_PAUSE_S", 0.01)

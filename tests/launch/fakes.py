@@ -22,7 +22,7 @@ import pytest
 
 PROGRAMS = ("gcloud", "kubectl", "ssh", "sbatch", "srun", "scontrol", "scancel")
 _PROGRAM = """#!{python} -IS
-import fcntl, json, os, re, subprocess, sys, time
+import fcntl, json, os, re, sys, time
 folder = {folder!r}
 words = [os.path.basename(sys.argv[0]), *sys.argv[1:]]
 stdin = "" if sys.stdin is None or os.isatty(0) else sys.stdin.read()
@@ -44,6 +44,8 @@ while answer.get("until") and not os.path.exists(answer["until"]):
 sys.stdout.write(answer.get("out", ""))
 sys.stderr.write(answer.get("err", ""))
 sys.stdout.flush()
+if answer.get("execute"):
+    import subprocess
 if answer.get("execute") == "ssh":
     # Options come in pairs, then the host, then one line for its login shell.
     place = 1
@@ -121,7 +123,7 @@ trap 'echo saved >>"$FAKE_FOLDER/saved"; sleep "${FAKE_SAVE_S:-0}"; exit 42' TER
 touch "$FAKE_FOLDER/started.$$"
 case ${FAKE_RUN:-0} in
   forever) while :; do sleep 0.05; done ;;
-  [0-9]*) exit "$FAKE_RUN" ;;
+  [0-9]*) exit "${FAKE_RUN:-0}" ;;
   *) . "$FAKE_RUN" ;;
 esac
 """
