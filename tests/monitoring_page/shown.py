@@ -36,10 +36,10 @@ SERIES = ("loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_s", "da
 LOG_SERIES = (
     "requests_per_s",
     "error_rate",
-    "p50_total_s",
-    "p95_total_s",
-    "p50_ttft_s",
-    "p95_ttft_s",
+    "total_s_p50",
+    "total_s_p95",
+    "ttft_s_p50",
+    "ttft_s_p95",
     "completion_tokens_per_s",
 )
 MACHINE_SERIES = ("cpu_fraction", "memory_used_fraction")
@@ -63,9 +63,10 @@ class FakeWatch:
         self.is_closed = False
         self.points = {f"run-{i}": _run_points(num_steps, seed=i) for i in range(num_runs)}
 
-    def poll(self) -> None:
+    def poll(self) -> bool:
         """Counts; the run grows when it is told to."""
         self.num_polls += 1
+        return False
 
     def close(self) -> None:
         """Notes that it was."""

@@ -1,15 +1,16 @@
 """A real Chromium, driven over its debugging pipe: no port, no library, messages end in a NUL.
 
-    with Browser(tmp_path) as browser:
-        browser.open(url, width=390, is_dark=True)
-        browser.run("document.title")
-        browser.wait_for("document.querySelectorAll('.run').length === 2")
-        browser.take_picture(path)
+with Browser(tmp_path) as browser:
+    browser.open(url, width=390, is_dark=True)
+    browser.run("document.title")
+    browser.wait_for("document.querySelectorAll('.run').length === 2")
+    browser.take_picture(path)
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import select
@@ -70,10 +71,8 @@ class Browser:
 
     def __exit__(self, *_: object) -> None:
         self._session = ""
-        try:
+        with contextlib.suppress(EOFError, BrokenPipeError):
             self.call("Browser.close")
-        except (EOFError, BrokenPipeError):
-            pass
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:

@@ -66,7 +66,6 @@ class Feed:
         self._ticked = asyncio.Condition()
         self._linger = 0
         self._trouble = ""
-        self._logs: frozenset[str] = frozenset()
         self.tick = 0
         self.time = 0.0
         self.sections: dict[str, Section] = {}
@@ -76,8 +75,9 @@ class Feed:
     async def keep_going(self) -> None:
         """Polls until it is cancelled; a poll that fails is told and tried again."""
         while True:
+            has_more = False
             try:
-                await self.ask(lambda watch: watch.poll())
+                has_more = await self.ask(lambda watch: watch.poll())
                 self._trouble = ""
             except Exception as error:  # noqa: BLE001 - a bug in one look must not end the page
                 if not self._trouble:
@@ -89,7 +89,7 @@ class Feed:
             async with self._ticked:
                 self.tick += 1
                 self._ticked.notify_all()
-            await asyncio.sleep(self._poll_s)
+            await asyncio.sleep(0 if has_more else self._poll_s)
 
     async def close(self) -> None:
         """Lets the thread finish what it is at, and closes the watch."""
@@ -104,7 +104,7 @@ class Feed:
     async def refresh(self) -> None:
         """Draws up the sections anew; those that say the same keep their version."""
         try:
-            time, texts, self._logs = await self.ask(_look, self._trouble)
+            time, texts = await self.ask(_look, self._trouble)
         except Exception:  # noqa: BLE001 - as above
             _log.exception("the overview could not be drawn up")
             return
@@ -138,7 +138,7 @@ class Feed:
         """What `wanted` (thing → its series) has beyond `seen`, which is brought up to date."""
         if not wanted:
             return []
-        return await self.ask(_news, wanted, seen, self._logs, max_points)
+        return await self.ask(_news, wanted, seen, max_points)
 
     def dump_seen(self, seen: Mapping[str, Seen]) -> str:
         """A position in one line."""
@@ -160,21 +160,18 @@ class Feed:
             return {}
 
 
-def _look(watch: Watch, trouble: str) -> tuple[float, dict[str, str], frozenset[str]]:
-    """The time, every section's text, and which things are logs."""
+def _look(watch: Watch, trouble: str) -> tuple[float, dict[str, str]]:
     overview = watch.overview()
     parts = {name: getattr(overview, name) for name in SECTIONS}
     if trouble:
         parts["problems"] = [*parts["problems"], trouble]
-    texts = {name: redact(to_json(part)) for name, part in parts.items()}
-    return overview.time, texts, frozenset(log.id for log in overview.traffic)
+    return overview.time, {name: redact(to_json(part)) for name, part in parts.items()}
 
 
 def _news(
     watch: Watch,
     wanted: Mapping[str, Sequence[str]],
     seen: dict[str, Seen],
-    logs: frozenset[str],
     max_points: int,
 ) -> list[dict[str, Any]]:
     told = []
@@ -191,10 +188,8 @@ def _news(
         }
         if not lasts and not piece["is_new"]:
             continue
-        # The bucket of a log that is still filling is sent again until it is full.
-        unsure = 1 if key in logs else 0
         steps = {} if piece["is_new"] else dict(seen[key].steps)
-        steps |= {name: last - unsure for name, last in lasts.items()}
+        steps |= lasts
         seen[key] = Seen(piece["revision"], steps)
         told.append(piece)
     return told

@@ -111,7 +111,7 @@ class DygraphChart {
           axisLabelFormatter: writers[data.along] || writers.step,
         },
         y: {
-          axisLabelWidth: 50, pixelsPerLabel: 34,
+          axisLabelWidth: 50, pixelsPerLabel: data.size === "is-small" ? 24 : 34,
           axisLabelFormatter: (value) => write(value),
         },
       },
@@ -187,7 +187,8 @@ function arrange({lines, smoothing, isLog}) {
   const columns = [];
   const series = [];
   for (const line of lines) {
-    const isSmoothed = smoothing > 0 && line.x.length > 3 && !line.isDotted;
+    // A mean of a handful of points would lag behind them all.
+    const isSmoothed = smoothing > 0 && line.x.length > 20 && !line.isDotted;
     const values = line.y.map((value) => value === null || (isLog && value <= 0) ? NaN : value);
     columns.push(new Map(line.x.map((x, i) => [x, values[i]])));
     series.push({color: line.color, isRaw: isSmoothed, isDotted: line.isDotted});

@@ -45,7 +45,8 @@ export function view(store, params, rerender) {
   const common = {along: look.along, isLog: look.isLog, zoom: zooms.get(place), smoothing: look.smoothing,
     version: picked.map((run) => version(store, run.id)).join()};
   const lines = (name) => picked.filter((run) => run.series.includes(name))
-    .map((run) => line(store, run.id, name, {label: run.name, color: colorOf(run), along: look.along}));
+    .map((run) => line(store, run.id, name, {label: run.name, color: colorOf(run), along: look.along,
+      isDotted: /(^|[/_])(eval|val)/.test(name)}));
   const names2 = metric === "loss" && picked.some((run) => run.series.includes("eval_loss")) ? ["eval_loss"] : [];
   return [
     section("Compare",
@@ -87,7 +88,8 @@ function sideBySide(runs, colorOf) {
       h("i", {class: "dot", style: {background: `var(--${colorOf(run)})`}}), runLink(run.id, run.name))))),
     h("tbody", null, ROWS.map(([name, get, write, best]) => {
       const known = runs.map(get).filter((value) => typeof value === "number");
-      const goal = best && known.length > 1 ? best(...known) : null;
+      const isContest = best && new Set(known).size > 1;
+      const goal = isContest ? best(...known) : null;
       return h("tr", {key: name}, h("th", null, name), runs.map((run) => h("td",
         {key: run.id, class: goal !== null && get(run) === goal ? "number is-best" : "number"}, write(run))));
     }))));

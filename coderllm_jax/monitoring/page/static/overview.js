@@ -69,7 +69,7 @@ function card(store, run) {
       fact("MFU", orNotExposed(run.mfu, (value) => percent(value, 1)))),
     split(run),
     run.status !== "running" && run.status !== "finished" && run.status_reason
-      ? h("p", {class: "reason"}, run.status_reason) : null);
+      ? h("p", {class: `reason is-${run.status}`}, run.status_reason) : null);
 }
 
 const fact = (name, value) => h("div", {key: name}, h("small", null, name), h("b", null, value));
@@ -107,14 +107,14 @@ export function machinePart(store, machine) {
   return [
     h("div", {class: "gauges"},
       gauge("Processor", machine.cpu_fraction, [machine.num_cores && `${machine.num_cores} cores`, load]
-        .filter(Boolean).join(", ")),
+        .filter(Boolean).join(", "), {isWork: true}),
       gauge("Memory", machine.memory_used_fraction, memory),
       machine.disks.map((disk) => gauge(`Disk of ${disk.path}`, disk.used_fraction, `${bytes(disk.free_bytes)} free`)),
       Object.entries(machine.temperatures_c).map(([name, value]) =>
-        gauge(`Temperature, ${name}`, value / 100, `${figure(value, 3)} °C`, false)),
-      machine.accelerators.map(accelerator),
+        gauge(`Temperature, ${name}`, value / 100, `${figure(value, 3)} °C`, {isShare: false})),
       machine.accelerators.length ? null : h("div", {class: "gauge", key: "none"},
         h("div", {class: "gauge-words"}, h("span", null, "Accelerator"), h("span", {class: "not-exposed"}, "not exposed")))),
+    machine.accelerators.length ? h("div", {class: "chip-grid"}, machine.accelerators.map(accelerator)) : null,
     shown.length ? chart("machine", {
       title: "Use over time", along: "time", version: version(store, "machine"), size: "is-small", fromZero: true,
       write: (value) => percent(value),
@@ -127,8 +127,9 @@ export function machinePart(store, machine) {
   ];
 }
 
-function gauge(name, share, words, isShare = true) {
-  const heat = share > 0.95 ? "is-bad" : share > 0.85 ? "is-warm" : "";
+// A processor that works is no reason to worry; what fills up or heats up is.
+function gauge(name, share, words, {isShare = true, isWork = false} = {}) {
+  const heat = isWork ? "" : share > 0.95 ? "is-bad" : share > 0.85 ? "is-warm" : "";
   return h("div", {class: `gauge ${heat}`, key: name},
     h("div", {class: "gauge-words"}, h("span", null, name),
       h("b", null, orNotExposed(share, (value) => isShare ? percent(value) : words))),
@@ -141,7 +142,7 @@ function accelerator(chip) {
   const isKnown = chip.memory_used_bytes !== null && chip.memory_total_bytes;
   return h("div", {class: "card chip", key: name},
     h("header", null, h("b", null, name), h("span", {class: "muted"}, chip.name)),
-    gauge("Use", chip.use_fraction, ""),
+    gauge("Use", chip.use_fraction, "", {isWork: true}),
     gauge("Memory", isKnown ? chip.memory_used_bytes / chip.memory_total_bytes : null,
       isKnown ? `${bytes(chip.memory_used_bytes)} of ${bytes(chip.memory_total_bytes)}` : ""),
     h("div", {class: "facts"},

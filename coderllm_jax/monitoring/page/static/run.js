@@ -45,7 +45,7 @@ export function view(store, {id}, rerender) {
       h("header", null, h("h1", null, run.name), status(run)),
       h("p", {class: "muted sub"}, [run.model, run.folder, run.source === "tensorboard" ? "TensorBoard events" : ""]
         .filter(Boolean).join(" · ")),
-      run.status_reason ? h("p", {class: run.status === "running" ? "muted" : "reason"}, run.status_reason) : null,
+      run.status_reason ? h("p", {class: `reason is-${run.status}`}, run.status_reason) : null,
       progress(run, store.now),
       h("div", {class: "tiles"},
         tile("Loss", figure(run.latest[loss])),

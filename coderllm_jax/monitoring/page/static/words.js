@@ -11,7 +11,9 @@ export function figure(value, digits = 4) {
   if (!isNumber(value)) return UNKNOWN;
   const size = Math.abs(value);
   if (size === 0) return "0";
-  if (size < 1e-3 || size >= 1e7) return value.toExponential(2).replace("e-", "e−").replace("e+", "e");
+  if (size < 1e-4 || size >= 1e7) {
+    return value.toExponential(2).replace(/\.?0*e/, "e").replace("e-", "e−").replace("e+", "e").replace("-", "−");
+  }
   if (size >= 1000) return Math.round(value).toLocaleString("en");
   return String(Number(value.toPrecision(digits))).replace("-", "−");
 }
@@ -29,7 +31,7 @@ export function percent(value, digits = 0) {
   if (!isNumber(value)) return isWord(value) ? value : UNKNOWN;
   const scaled = value * 100;
   const needed = scaled !== 0 && Math.abs(scaled) < 1 ? Math.max(digits, 2) : digits;
-  return `${scaled.toFixed(needed)} %`;
+  return `${Number(scaled.toFixed(needed))} %`.replace("-", "−");
 }
 
 export function bytes(value) {
