@@ -71,8 +71,7 @@ class DriftSection(Section):
 @dataclasses.dataclass(frozen=True)
 class AlertsSection(Section):
     rules: str = option(
-        "configs/alerts.yaml",
-        "YAML file of alert rules, which join or replace the built-in ones; empty: those only.",
+        "", "YAML file of alert rules, which join or change the built-in ones; empty: those only."
     )
     urls_variable: str = option(
         "MONITOR_ALERT_URLS",

@@ -75,9 +75,9 @@ class Accelerators:
             except Exception as error:  # noqa: BLE001 - no package, no driver, another version of it
                 notes.append(f"GPU figures are not exposed ({_reason(error)})")
                 return []
-        count, error = self._try(self._nvml.nvmlDeviceGetCount)
+        count, why = self._try(self._nvml.nvmlDeviceGetCount)
         if count is None:
-            notes.append(f"GPU figures are not exposed ({error})")
+            notes.append(f"GPU figures are not exposed ({why})")
             return []
         return [self._gpu(index, notes) for index in range(count)]
 

@@ -57,7 +57,7 @@ class EventsWatch:
 
     def view(self, now: float, alerts: Sequence[str]) -> RunView:
         """What is shown of it."""
-        judgement = self._judge(now)
+        judgement = self.judgement(now)
         best_step, best = self._health.best or (None, None)
         first = self.columns.first_time
         return RunView(
@@ -69,7 +69,7 @@ class EventsWatch:
             status=judgement.status,
             status_reason=judgement.reason,
             phase="",
-            step=self._times.last_step if len(self.columns) else None,
+            step=self.step(now),
             num_steps=None,
             started=first,
             updated=self.columns.last_time,
@@ -92,13 +92,18 @@ class EventsWatch:
 
     def figures(self, now: float) -> dict[str, float | None] | None:
         """The newest figure of every series, and what rows alone say of the run's health."""
-        judgement = self._judge(now)
+        judgement = self.judgement(now)
         if judgement.status != "running":
             return None
         health = self._health.figures()
         return {**self.columns.latest(), **health, "idle_s": judgement.idle_s}
 
-    def _judge(self, now: float) -> Judgement:
+    def step(self, now: float) -> int | None:
+        """The newest step that was written."""
+        return self._times.last_step if len(self.columns) else None
+
+    def judgement(self, now: float) -> Judgement:
+        """How the run is."""
         return judge(
             [], [], last_row=self.columns.last_time, step_time_s=self._seconds_a_step(), now=now
         )

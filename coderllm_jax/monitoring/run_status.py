@@ -80,7 +80,9 @@ def judge(
     now: float,
 ) -> Judgement:
     """The run's status at `now`; `events` are its journal's, `last_row` its newest row's time."""
-    last = next((event for event in reversed(events) if event["event"] in (*_ENDS, "started")), {})
+    last: Mapping[str, Any] = next(
+        (event for event in reversed(events) if event["event"] in (*_ENDS, "started")), {}
+    )
     ended = _ENDS.get(last.get("event", ""))
     if ended is not None:
         return Judgement(ended, _end_in_words(last), None)  # type: ignore[arg-type]

@@ -54,6 +54,12 @@ class Watched(Protocol):
     def figures(self, now: float) -> dict[str, float | None] | None:
         """What rules refer to; None where the run is over and nothing about it is news."""
 
+    def judgement(self, now: float) -> Judgement:
+        """How the run is."""
+
+    def step(self, now: float) -> int | None:
+        """The furthest step that anything says."""
+
 
 class RunWatch:
     """A run's folder of ours. Every file of it may be missing, or half there."""
@@ -87,7 +93,7 @@ class RunWatch:
 
     def view(self, now: float, alerts: Sequence[str]) -> RunView:
         """What is shown of it."""
-        judgement = self._judge(now)
+        judgement = self.judgement(now)
         latest = self.columns.latest()
         is_over = judgement.status in ("finished", "failed", "interrupted", "unknown")
         plan = self._plan()
@@ -103,7 +109,7 @@ class RunWatch:
             status=judgement.status,
             status_reason=judgement.reason,
             phase="" if is_over else next((each.phase for each in self._processes(now)), ""),
-            step=self._step(now),
+            step=self.step(now),
             num_steps=plan.num_steps if plan else None,
             started=self._first_start,
             updated=self._last_sign,
@@ -126,7 +132,7 @@ class RunWatch:
 
     def figures(self, now: float) -> dict[str, float | None] | None:
         """The newest figure of every series, the run's health, and how it is."""
-        judgement = self._judge(now)
+        judgement = self.judgement(now)
         if judgement.status in ("finished", "interrupted", "unknown"):
             return None
         if judgement.status == "failed":
@@ -269,7 +275,8 @@ class RunWatch:
     def _starts(self) -> list[float]:
         return [event["time"] for event in self._events if event["event"] == "started"]
 
-    def _judge(self, now: float) -> Judgement:
+    def judgement(self, now: float) -> Judgement:
+        """How the run is."""
         return judge(
             self._events,
             self._processes(now),
@@ -278,7 +285,7 @@ class RunWatch:
             now=now,
         )
 
-    def _step(self, now: float) -> int | None:
+    def step(self, now: float) -> int | None:
         """The furthest that anything says; a report is ahead of rows that are written seldom."""
         steps = [self._times.last_step] if len(self.columns) else []
         starts = self._starts()

@@ -6,35 +6,56 @@
     watch.series("lora-1f0c", ["loss"], since_step=400)
                                {"revision": 0,
                                 "loss": {"step": [...], "time": [...], "value": [...]}}
+    watch.close()
 
-Writes to none of what it reads. Not thread-safe: one thread polls and looks.
+    runs, events ─┐
+    request logs ─┼─► subjects ──► rules ──► alerts ──► outbox ──► mail, chat, webhook
+    machine      ─┘                            └────── state folder (the only thing written)
+
+Not thread-safe: one thread polls and looks.
 """
 
 from __future__ import annotations
 
+import glob
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from coderllm_jax.config.monitoring import MonitoringConfig
+from coderllm_jax.monitoring.alerts import Alert, AlertBook, Subject, alert_view
 from coderllm_jax.monitoring.columns import Columns, decimate
 from coderllm_jax.monitoring.discovery import find_all
 from coderllm_jax.monitoring.events_watch import EventsWatch
 from coderllm_jax.monitoring.machine import ID as MACHINE
 from coderllm_jax.monitoring.machine import MachineWatch
+from coderllm_jax.monitoring.outbox import Note, Outbox, Send, urls_from_environment
+from coderllm_jax.monitoring.request_fields import RequestReader
+from coderllm_jax.monitoring.rules import load_rules
 from coderllm_jax.monitoring.runs import RunWatch, Watched
-from coderllm_jax.monitoring.views import Overview, QualityView
+from coderllm_jax.monitoring.scores import ScoresWatch
+from coderllm_jax.monitoring.state import StateFolder
+from coderllm_jax.monitoring.subjects import machine_subjects, run_subject, traffic_subjects
+from coderllm_jax.monitoring.traffic import TrafficWatch, log_id
+from coderllm_jax.monitoring.views import Overview
 
 # Folders are walked this seldom: a run that appears is shown within it.
 _DISCOVER_EVERY_S = 5.0
 # A poll ends after this long, so that whoever shows things can show them; the rest comes next.
 _POLL_AT_MOST_S = 0.25
+# How much of what was judged may be judged again after a crash.
+_SAVE_EVERY_S = 30.0
+_MAX_LOGS = 20
+_ALERTS_SHOWN = 200
+_STATE = "state.json"
+_KINDS = {"info": "info", "warning": "warning", "critical": "failure"}
 
 
 class Watch:
-    """Runs, request logs, the machine and the rules over them."""
+    """Runs, request logs, the machine, and the rules over them."""
 
     def __init__(
         self,
@@ -42,17 +63,41 @@ class Watch:
         *,
         clock: Callable[[], float] = time.time,
         machine: MachineWatch | None = None,
+        urls: Sequence[str] | None = None,
+        send: Send | None = None,
     ) -> None:
-        """`clock` gives Unix seconds, which are compared with the times in files."""
+        """`clock` gives Unix seconds, which are compared with the times in files.
+
+        `urls` and `send` stand in for the environment's alert URLs and for apprise. Raises
+        ConfigError where rules, the field map or a URL are wrong, and RunError where the state
+        folder cannot be had.
+        """
         self._config, self._clock = config, clock
+        rules = load_rules(config.alerts.rules)
+        self._reader = RequestReader(config.traffic.fields)
+        if urls is None:
+            urls = urls_from_environment(config.alerts.urls_variable)
+        self._state = StateFolder(Path(config.state_dir))
+        try:
+            self._book, self._outbox = self._recall(rules, urls, send)
+        except BaseException:
+            self._state.close()
+            raise
         self._runs: dict[str, Watched] = {}
+        self._traffic: dict[str, TrafficWatch] = {}
+        self._scores = ScoresWatch()
         self._machine = machine or MachineWatch(
             [*config.runs, config.state_dir], max_rows=config.max_points
         )
-        self._discovered = self._looked = float("-inf")
+        self._discovered = self._looked = self._saved = float("-inf")
+        self._is_caught_up = self._is_unsaved = False
 
     def poll(self) -> bool:
-        """Reads what is new and evaluates the rules; whether there is more to read at once."""
+        """Reads what is new and evaluates the rules; whether there is more to read at once.
+
+        Rules wait until everything that was there at the beginning has been read: what was long
+        over then is no news.
+        """
         now = self._clock()
         if now - self._discovered >= _DISCOVER_EVERY_S:
             self._discover()
@@ -60,23 +105,46 @@ class Watch:
         if now - self._looked >= self._config.machine_s:
             self._machine.look(now)
             self._looked = now
-        return self._read(now)
+        self._scores.poll()
+        more = self._read(now)
+        self._is_caught_up |= not more
+        if self._is_caught_up:
+            self._judge(now)
+        self._outbox.pump()
+        if self._is_unsaved or self._outbox.changed:
+            self._save_alerts()
+        if now - self._saved >= _SAVE_EVERY_S:
+            self._save_references()
+            self._saved = now
+        return more
 
     def close(self) -> None:
-        """Ends what was started; the state is on disk already."""
+        """Writes what a restart must know, and lets go of everything."""
+        self._outbox.wait(timeout_s=2.0)
+        self._save_alerts()
+        self._save_references()
+        self._outbox.close()
         self._machine.close()
+        for traffic in self._traffic.values():
+            traffic.close()
+        self._state.close()
 
     def overview(self) -> Overview:
         """Everything at this moment."""
         now = self._clock()
+        firing = self._book.firing
+        shown = [*firing, *self._book.history[: max(0, _ALERTS_SHOWN - len(firing))]]
         return Overview(
             now,
-            runs=[run.view(now, ()) for run in self._runs.values()],
-            traffic=[],
+            runs=[
+                run.view(now, [alert.id for alert in firing if alert.parent == run.found.id])
+                for run in self._runs.values()
+            ],
+            traffic=[traffic.view(now) for traffic in self._traffic.values()],
             machine=self._machine.view(),
-            quality=QualityView([], []),
-            alerts=[],
-            rules=[],
+            quality=self._scores.view(),
+            alerts=[alert_view(alert, self._outbox.status(alert.id)) for alert in shown],
+            rules=self._book.rule_views(),
             problems=self._problems(),
         )
 
@@ -99,37 +167,136 @@ class Watch:
             },
         }
 
+    def _recall(
+        self, rules: Sequence[Any], urls: Sequence[str], send: Send | None
+    ) -> tuple[AlertBook, Outbox]:
+        """Alerts and notes as they were when the monitor was stopped."""
+
+        def build(state: Mapping[str, Any]) -> tuple[AlertBook, Outbox]:
+            section = self._config.alerts
+            return AlertBook(rules, state.get("alerts", {})), Outbox(
+                urls,
+                state.get("outbox", {}),
+                clock=self._clock,
+                send=send,
+                retry_s=section.retry_s,
+                max_retry_s=section.max_retry_s,
+                give_up_s=section.give_up_s,
+            )
+
+        state = self._state.read(_STATE)
+        try:
+            return build(state)
+        except (TypeError, KeyError, AttributeError) as error:  # not what was written here
+            return build(self._state.set_aside(_STATE, error))
+
     def _discover(self) -> None:
         found = {each.id: each for each in find_all(self._config.runs)}
+        self._scores.watch([each for each in found.values() if each.kind == "evaluation"])
         for run_id in set(self._runs) - set(found):
             del self._runs[run_id]
         for run_id, each in found.items():
             if run_id not in self._runs and each.kind != "evaluation":
                 kind = RunWatch if each.kind == "run" else EventsWatch
                 self._runs[run_id] = kind(each, max_rows=self._config.max_points)
+        for path in self._find_logs():
+            if str(path) not in self._traffic:
+                self._traffic[str(path)] = self._open_log(path)
+
+    def _find_logs(self) -> list[Path]:
+        """Logs that are there; one that was there once is waited for, because it is rotated."""
+        paths = [
+            Path(path)
+            for pattern in self._config.traffic.logs
+            # Not Path.glob: a pattern may be absolute.
+            for path in sorted(glob.glob(str(Path(pattern).expanduser())))  # noqa: PTH207
+        ]
+        return [path for path in paths if path.is_file()][:_MAX_LOGS]
+
+    def _open_log(self, path: Path) -> TrafficWatch:
+        def build(state: Mapping[str, Any]) -> TrafficWatch:
+            return TrafficWatch(
+                path,
+                reader=self._reader,
+                window_s=self._config.traffic.window_s,
+                drift=self._config.drift,
+                max_rows=self._config.max_points,
+                state=state,
+            )
+
+        name = _reference_name(log_id(path))
+        try:
+            return build(self._state.read(name))
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            return build(self._state.set_aside(name, error))
 
     def _read(self, now: float) -> bool:
         deadline = time.monotonic() + _POLL_AT_MOST_S
-        unread = list(self._runs.values())
+        unread: list[Watched | TrafficWatch] = [*self._runs.values(), *self._traffic.values()]
         while unread:
-            unread = [run for run in unread if run.poll(now)]
+            unread = [each for each in unread if each.poll(now)]
             if time.monotonic() > deadline:
                 break
         return bool(unread)
 
+    def _judge(self, now: float) -> None:
+        for alert in self._book.evaluate(self._subjects(now), now):
+            self._outbox.put(_note(alert))
+            self._is_unsaved = True
+
+    def _subjects(self, now: float) -> list[Subject]:
+        runs = [run_subject(run, now) for run in self._runs.values()]
+        return [
+            *(subject for subject in runs if subject is not None),
+            *(
+                subject
+                for traffic in self._traffic.values()
+                for subject in traffic_subjects(traffic, now)
+            ),
+            *machine_subjects(self._machine.view(), MACHINE),
+        ]
+
+    def _save_alerts(self) -> None:
+        self._state.write(_STATE, {"alerts": self._book.state(), "outbox": self._outbox.state()})
+        self._is_unsaved = self._outbox.changed = False
+
+    def _save_references(self) -> None:
+        for traffic in self._traffic.values():
+            if traffic.has_news():
+                self._state.write(_reference_name(traffic.id), traffic.state())
+
     def _columns(self, id: str) -> tuple[Columns, int]:
         if id == MACHINE:
             return self._machine.columns, 0
+        for traffic in self._traffic.values():
+            if traffic.id == id:
+                return traffic.columns, traffic.revision
         run = self._runs[id]
         return run.columns, run.revision
 
     def _problems(self) -> list[str]:
-        return [
+        damage = [
             problem
             for run in self._runs.values()
             if isinstance(run, EventsWatch)
             for problem in run.damage
         ]
+        return [*damage, *self._state.problems, *self._outbox.problems()]
+
+
+def _reference_name(log_id: str) -> str:
+    return f"references/{log_id}.json"
+
+
+def _note(alert: Alert) -> Note:
+    """An alert that was raised or resolved, for people elsewhere."""
+    if alert.resolved is None:
+        title = f"{alert.severity}: {alert.rule.replace('_', ' ')}"
+        return Note(alert.id, title, alert.message, _KINDS[alert.severity])
+    minutes = (alert.resolved - alert.raised) / 60
+    title = f"resolved: {alert.rule.replace('_', ' ')}"
+    body = f"{alert.message}\nover after {minutes:.0f} min: {alert.ending}"
+    return Note(alert.id, title, body, "success")
 
 
 def _plain_points(

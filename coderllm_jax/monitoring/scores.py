@@ -1,0 +1,84 @@
+"""Scores over versions: what evaluations wrote into results.json, whenever one changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from coderllm_jax.monitoring.discovery import Found
+from coderllm_jax.monitoring.json_files import JsonFile, dig
+from coderllm_jax.monitoring.views import QualityView, ScoreView, VersionView
+
+_MAX_SCORES = 200
+
+
+class ScoresWatch:
+    """Evaluations that were found, read again when their files change."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, tuple[Found, JsonFile]] = {}
+        self._versions: dict[str, VersionView] = {}
+
+    def watch(self, found: Sequence[Found]) -> None:
+        """These, and no others from here on."""
+        known = self._files
+        self._files = {
+            each.id: known.get(each.id, (each, JsonFile(each.path / "results.json")))
+            for each in found
+        }
+        self._versions = {k: v for k, v in self._versions.items() if k in self._files}
+
+    def poll(self) -> None:
+        """Reads what has changed."""
+        for key, (found, file) in self._files.items():
+            if file.refresh():
+                self._versions[key] = _version(found, file)
+
+    def view(self) -> QualityView:
+        """Oldest first."""
+        versions = sorted(self._versions.values(), key=lambda version: version.time)
+        names = dict.fromkeys(score.name for version in versions for score in version.scores)
+        return QualityView(versions, list(names))
+
+
+def _version(found: Found, file: JsonFile) -> VersionView:
+    values = file.values
+    scores: list[ScoreView] = []
+    suites = dig(values, "suites")
+    for suite, result in (suites if isinstance(suites, dict) else {}).items():
+        lower = dig(result, "details", "lower_is_better") or []
+        figures = dig(result, "figures")
+        for name, figure in (figures if isinstance(figures, dict) else {}).items():
+            value = _number(dig(figure, "value"))
+            if value is not None and len(scores) < _MAX_SCORES:
+                count = _number(dig(figure, "num_items"))
+                scores.append(
+                    ScoreView(
+                        f"{suite}/{name}",
+                        value,
+                        _number(dig(figure, "low")),
+                        _number(dig(figure, "high")),
+                        None if count is None else int(count),
+                        lower_is_better=name in lower,
+                    )
+                )
+    try:
+        time = file.path.stat().st_mtime
+    except OSError:
+        time = 0.0
+    answerer = dig(values, "manifest", "answerer")
+    model = next(
+        (
+            str(answerer[key])
+            for key in ("name", "model")
+            if isinstance(answerer, dict) and key in answerer
+        ),
+        "",
+    )
+    return VersionView(found.id, found.name, str(file.path), time, model, scores)
+
+
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None

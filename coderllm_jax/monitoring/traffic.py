@@ -1,0 +1,397 @@
+"""One request log as it is watched: rates, latencies, and what drifts.
+
+    line → Request ─┬─ window      the last minutes: rates, percentiles, counts
+                    ├─ buckets     one row of series every 30 s
+                    └─ per arm     DriftBank: a detector for each figure, and the usual latency
+
+Arms (base, trained, rag …) differ from each other in every figure; each has a reference of its own,
+or a change of what people ask for would look like a change of the answers. A reference is kept in
+the monitor's state, so that a restart compares with the same one; deleting its file begins anew.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coderllm_jax.config.monitoring import DriftSection
+from coderllm_jax.monitoring.columns import Columns
+from coderllm_jax.monitoring.discovery import identify
+from coderllm_jax.monitoring.drift import Detector, DriftSettings
+from coderllm_jax.monitoring.request_fields import Request, RequestReader
+from coderllm_jax.monitoring.tailing import LogTail
+from coderllm_jax.monitoring.views import DriftView, Percentiles, TrafficView
+
+BUCKET_S = 30.0
+_MAX_WINDOW = 50_000
+_MAX_ARMS = 8
+# Fewer requests than these say nothing about a rate or a median.
+_LEAST_FOR_LATENCY = 30
+_LEAST_FOR_RATE = 10
+# Of a normal distribution; one side, 1 in 1,000.
+_Z = 3.09
+_FIGURES = (
+    "prompt_tokens",
+    "completion_tokens",
+    "top_score",
+    "mean_logprob",
+    "judged_score",
+)
+_RATES = ("refused", "no_sources")
+_TIMES = ("total_s", "ttft_s", "time_per_token_s", "queue_s")
+
+
+def log_id(path: Path) -> str:
+    """Stable over restarts and safe in a URL."""
+    return identify(f"{path.parent.name}-{path.stem}", path)
+
+
+class DriftBank:
+    """The detectors of one arm, and its usual latency."""
+
+    def __init__(self, section: DriftSection) -> None:
+        self._section = section
+        self.detectors = {name: Detector(is_rate=name in _RATES) for name in (*_FIGURES, *_RATES)}
+        self._latencies: list[float] = []
+        self.usual_total_s: float | None = None
+
+    def settings(self, num_arms: int) -> DriftSettings:
+        """Sensitivity, shared out over all figures of all arms."""
+        return DriftSettings(
+            num_reference=self._section.reference_requests,
+            num_window=self._section.window_requests,
+            smallest=self._section.smallest,
+            false_alarms=self._section.false_alarms_per_10k,
+            num_figures=num_arms * len(self.detectors),
+        )
+
+    def add(self, requests: Sequence[Request], *, num_arms: int, judged_until: float) -> None:
+        """Answered requests of this arm, in order; those up to `judged_until` raise nothing."""
+        settings = self.settings(num_arms)
+        for name, detector in self.detectors.items():
+            pairs = [
+                (value, request.time)
+                for request in requests
+                if (value := _figure(request, name)) is not None
+            ]
+            old = [value for value, time in pairs if time <= judged_until]
+            if old:
+                detector.remember(old, settings)
+            new = [pair for pair in pairs if pair[1] > judged_until]
+            if new:
+                values, times = zip(*new, strict=True)
+                detector.update(values, times, settings)
+        if self.usual_total_s is None:
+            self._latencies += [each.total_s for each in requests if each.total_s is not None]
+            if len(self._latencies) >= self._section.reference_requests:
+                self.usual_total_s = float(np.median(self._latencies))
+                self._latencies = []
+
+    def to_json(self) -> dict[str, Any]:
+        """References and states."""
+        return {
+            "usual_total_s": self.usual_total_s,
+            "detectors": {name: detector.to_json() for name, detector in self.detectors.items()},
+        }
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """What `to_json` gave; figures that it lacks begin anew."""
+        self.usual_total_s = values.get("usual_total_s")
+        for name, kept in values.get("detectors", {}).items():
+            if name in self.detectors:
+                self.detectors[name] = Detector.from_json(kept, is_rate=name in _RATES)
+
+
+class TrafficWatch:
+    """One log; `state` holds what a restart must know."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        reader: RequestReader,
+        window_s: float,
+        drift: DriftSection,
+        max_rows: int,
+        state: Mapping[str, Any],
+    ) -> None:
+        self.path = path
+        self.id = log_id(path)
+        self.name = f"{path.parent.name}/{path.name}" if path.parent.name else path.name
+        self.revision = 0
+        self.columns = Columns(max_rows=max_rows)
+        self._reader, self._window_s, self._drift = reader, window_s, drift
+        self._tail = LogTail(path)
+        self._window: deque[Request] = deque(maxlen=_MAX_WINDOW)
+        self._bucket: list[Request] = []
+        self._bucket_start: float | None = None
+        self._num_total = self._num_bad = 0
+        self._updated: float | None = None
+        self._banks: dict[str, DriftBank] = {}
+        self._saved_at = 0
+        until = state.get("judged_until")
+        self._judged_until = -math.inf if until is None else float(until)
+        for arm, values in state.get("arms", {}).items():
+            self._banks[arm] = DriftBank(drift)
+            self._banks[arm].restore(values)
+
+    def poll(self, now: float) -> bool:
+        """Reads what is new; whether there is more to read at once."""
+        found = self._tail.read()
+        if found.lines:
+            requests = [self._reader.read(line) for line in found.lines if line.strip()]
+            good = [request for request in requests if request is not None]
+            self._num_bad += len(requests) - len(good)
+            self._add(good)
+        self._close_bucket(now)
+        while self._window and self._window[0].time < now - self._window_s:
+            self._window.popleft()
+        return found.more
+
+    def has_news(self) -> bool:
+        """Whether requests came since this was last asked."""
+        before, self._saved_at = self._saved_at, self._num_total
+        return self._num_total != before
+
+    def state(self) -> dict[str, Any]:
+        """What a restart must know: how far requests were judged, and what is usual."""
+        until = max(self._updated or -math.inf, self._judged_until)
+        return {
+            "judged_until": until if math.isfinite(until) else None,
+            "arms": {arm: bank.to_json() for arm, bank in self._banks.items()},
+        }
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._tail.close()
+
+    @property
+    def updated(self) -> float | None:
+        """When the latest request came."""
+        return self._updated
+
+    def figures(self, now: float) -> dict[str, float | None]:
+        """What rules refer to."""
+        window = self._current(now)
+        return {
+            "num_requests": float(len(window)),
+            "requests_per_s": len(window) / self._window_s,
+            "error_rate": _rate(each.is_error for each in window),
+            "error_rate_low": _rate_low(each.is_error for each in window),
+            "rejection_rate": _rate(each.is_rejected for each in window),
+            "rejection_rate_low": _rate_low(each.is_rejected for each in window),
+            "refusal_rate": _rate(each.refused for each in window if each.refused is not None),
+            "no_source_rate": _rate(_no_sources(window)),
+            "latency_ratio": self._latency_ratio(window),
+            "bad_line_rate": self._num_bad / max(1, self._num_bad + self._num_total),
+            **{
+                f"{name}_p{percent}": value
+                for name in _TIMES
+                for percent, value in _named_percentiles(window, name).items()
+            },
+        }
+
+    def drifts(self) -> list[DriftView]:
+        """Every detector that has seen a value."""
+        return [
+            _drift_view(f"{arm}: {name}" if arm else name, detector)
+            for arm, bank in self._banks.items()
+            for name, detector in bank.detectors.items()
+            if detector.num_reference
+        ]
+
+    def view(self, now: float) -> TrafficView:
+        """What is shown of it."""
+        window = self._current(now)
+        answered = [each for each in window if each.is_answered]
+        return TrafficView(
+            id=self.id,
+            name=self.name,
+            path=str(self.path),
+            updated=self._updated,
+            window_s=self._window_s,
+            num_requests=len(window),
+            num_total=self._num_total,
+            requests_per_s=len(window) / self._window_s,
+            error_rate=_rate(each.is_error for each in window),
+            refusal_rate=_rate(each.refused for each in answered if each.refused is not None),
+            no_source_rate=_rate(_no_sources(answered)),
+            prompt_tokens_per_s=_sum_rate(window, "prompt_tokens", self._window_s),
+            completion_tokens_per_s=_sum_rate(window, "completion_tokens", self._window_s),
+            total_s=_percentiles(window, "total_s"),
+            ttft_s=_percentiles(window, "ttft_s"),
+            time_per_token_s=_percentiles(window, "time_per_token_s"),
+            queue_s=_percentiles(window, "queue_s"),
+            by_arm=dict(Counter(each.arm for each in window)),
+            by_finish=dict(Counter(each.finish for each in window)),
+            by_version=dict(Counter(each.model_version for each in window)),
+            num_bad_lines=self._num_bad,
+            drift=self.drifts(),
+            series=self.columns.names,
+            revision=self.revision,
+        )
+
+    def _add(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            self._num_total += 1
+            self._updated = max(self._updated or -math.inf, request.time)
+            self._put_into_bucket(request)
+        self._window.extend(requests)
+        arms: dict[str, list[Request]] = {}
+        for request in requests:
+            if request.is_answered:
+                arms.setdefault(request.arm, []).append(request)
+        for arm, part in arms.items():
+            if arm not in self._banks and len(self._banks) < _MAX_ARMS:
+                self._banks[arm] = DriftBank(self._drift)
+            if arm in self._banks:
+                self._banks[arm].add(
+                    part, num_arms=len(self._banks), judged_until=self._judged_until
+                )
+
+    def _current(self, now: float) -> list[Request]:
+        return [each for each in self._window if each.time >= now - self._window_s]
+
+    def _latency_ratio(self, window: Sequence[Request]) -> float | None:
+        """The window's median time over the usual one, at the least; the worst arm's.
+
+        At the least: the order statistic that the median is above in 999 of 1,000 windows, so that
+        a few slow requests at night raise nothing.
+        """
+        ratios = []
+        for arm, bank in self._banks.items():
+            times = sorted(
+                each.total_s
+                for each in window
+                if each.arm == arm and each.is_answered and each.total_s is not None
+            )
+            if bank.usual_total_s and len(times) >= _LEAST_FOR_LATENCY:
+                rank = max(0, math.floor(len(times) / 2 - _Z * math.sqrt(len(times)) / 2))
+                ratios.append(times[rank] / bank.usual_total_s)
+        return max(ratios, default=None)
+
+    def _put_into_bucket(self, request: Request) -> None:
+        start = request.time // BUCKET_S * BUCKET_S
+        if self._bucket_start is None:
+            self._bucket_start = start
+        if start > self._bucket_start:
+            self._flush_bucket()
+            self._bucket_start = start
+        self._bucket.append(request)  # one that ended late counts where it is read
+
+    def _close_bucket(self, now: float) -> None:
+        if self._bucket_start is None:
+            return
+        if now >= self._bucket_start + 2 * BUCKET_S:
+            self._flush_bucket()
+            self._bucket_start = now // BUCKET_S * BUCKET_S
+
+    def _flush_bucket(self) -> None:
+        assert self._bucket_start is not None
+        requests, self._bucket = self._bucket, []
+        answered = [each for each in requests if each.is_answered]
+        figures: dict[str, float | None] = {
+            "requests_per_s": len(requests) / BUCKET_S,
+            "completion_tokens_per_s": _sum_rate(requests, "completion_tokens", BUCKET_S),
+        }
+        if requests:
+            figures |= {
+                "error_rate": _rate(each.is_error for each in requests),
+                "rejection_rate": _rate(each.is_rejected for each in requests),
+                "refusal_rate": _rate(
+                    each.refused for each in answered if each.refused is not None
+                ),
+                "no_source_rate": _rate(_no_sources(answered)),
+                **{f"{name}_mean": _mean(answered, name) for name in _FIGURES},
+                **{
+                    f"{name}_p{percent}": value
+                    for name in _TIMES
+                    for percent, value in _named_percentiles(requests, name).items()
+                },
+            }
+        known = {name: value for name, value in figures.items() if value is not None}
+        self.columns.append(int(self._bucket_start // BUCKET_S), self._bucket_start, known)
+
+
+def _figure(request: Request, name: str) -> float | None:
+    if name == "refused":
+        return None if request.refused is None else float(request.refused)
+    if name == "no_sources":
+        # Of arms that look nothing up, no request has a score, and having no sources is no news.
+        if request.num_sources is None or not (request.num_sources or request.refused):
+            return None
+        return float(request.num_sources == 0)
+    value: float | None = getattr(request, name)
+    return value
+
+
+def _no_sources(requests: Iterable[Request]) -> list[bool]:
+    values = [_figure(each, "no_sources") for each in requests]
+    return [bool(value) for value in values if value is not None]
+
+
+def _rate(flags: Iterable[bool | None]) -> float | None:
+    values = list(flags)
+    return sum(map(bool, values)) / len(values) if values else None
+
+
+def _rate_low(flags: Iterable[bool]) -> float | None:
+    """Lower end of Wilson's interval (1 in 1,000 lie below); None of a handful."""
+    values = list(flags)
+    count = len(values)
+    if count < _LEAST_FOR_RATE:
+        return None
+    rate, z2 = sum(values) / count, _Z * _Z
+    spread = _Z * math.sqrt(rate * (1 - rate) / count + z2 / (4 * count * count))
+    return max(0.0, (rate + z2 / (2 * count) - spread) / (1 + z2 / count))
+
+
+def _values(requests: Sequence[Request], name: str) -> list[float]:
+    return [value for each in requests if (value := getattr(each, name)) is not None]
+
+
+def _mean(requests: Sequence[Request], name: str) -> float | None:
+    values = _values(requests, name)
+    return sum(values) / len(values) if values else None
+
+
+def _sum_rate(requests: Sequence[Request], name: str, seconds: float) -> float | None:
+    values = _values(requests, name)
+    return sum(values) / seconds if values else None
+
+
+def _named_percentiles(requests: Sequence[Request], name: str) -> dict[int, float | None]:
+    found = _percentiles(requests, name)
+    if found is None:
+        return {50: None, 95: None, 99: None}
+    return {50: found.p50, 95: found.p95, 99: found.p99}
+
+
+def _percentiles(requests: Sequence[Request], name: str) -> Percentiles | None:
+    """Observed ones, never interpolated: each is some request's time."""
+    values = sorted(_values(requests, name))
+    if not values:
+        return None
+    p50, p95, p99 = (values[math.ceil(len(values) * share) - 1] for share in (0.5, 0.95, 0.99))
+    return Percentiles(p50, p95, p99)
+
+
+def _drift_view(name: str, detector: Detector) -> DriftView:
+    return DriftView(
+        name=name,
+        state=detector.state,
+        since=detector.since,
+        reference_mean=detector.reference.mean if detector.reference else None,
+        current_mean=detector.current_mean,
+        psi=detector.psi,
+        ks=detector.ks,
+        p_value=detector.p_value,
+        num_reference=detector.num_reference,
+        num_current=detector.num_current,
+        message=detector.reason,
+    )
