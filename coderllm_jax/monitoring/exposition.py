@@ -1,8 +1,8 @@
 """The monitor's figures for Prometheus: `registry(watch)` holds one collector that looks at it.
 
     coderllm_monitor_run_loss{run="lora-9e6cbd85",name="lora"} 2.91
-    coderllm_monitor_run_info{run="lora-9e6cbd85",name="lora",model="gemma3_270m",status="running"} 1
-    coderllm_monitor_alert_firing{rule="stall",severity="critical",subject="lora"} 1
+    coderllm_monitor_run_info{run="lora-9e6cbd85",name="lora",model="tiny",status="running"} 1
+    coderllm_monitor_alert_firing{rule="stall",severity="critical",id="lora-9e6cbd85",name="lora"} 1
 
 A figure that is not known has no sample: a graph shows a gap, not 0. Names end in their unit, as
 Prometheus wants it; `promtool check metrics` has no complaint. Names of runs and logs are label
@@ -89,10 +89,10 @@ def _runs(runs: Sequence[RunView]) -> Iterator[Metric]:
     for run in runs:
         labels = [run.id, run.name]
         info.add("info", "1; what a run is, as labels.", [*labels, run.model, run.status], 1)
-        for name, help in _RUN_FIGURES:
-            gauges.add(name, help, labels, run.latest.get(name))
+        for name, words in _RUN_FIGURES:
+            gauges.add(name, words, labels, run.latest.get(name))
         eta = run.eta_s
-        for name, help, value in (
+        for name, words, value in (
             ("step", "Steps done.", run.step),
             ("steps_planned", "Steps that it will have.", run.num_steps),
             ("step_time_seconds", "Median time of recent steps.", run.step_time_s),
@@ -100,12 +100,12 @@ def _runs(runs: Sequence[RunView]) -> Iterator[Metric]:
             ("tokens", "Tokens trained on.", run.tokens),
             ("model_flops_utilization_ratio", "Model FLOP/s over the peak.", run.mfu),
             ("goodput_ratio", "Part of the time that went into steps.", run.goodput),
-            ("eta_seconds", "Expected time to the end.", eta and eta.expected),
-            ("eta_low_seconds", "Lower bound of that (80 %).", eta and eta.low),
-            ("eta_high_seconds", "Upper bound of that (80 %).", eta and eta.high),
+            ("eta_seconds", "Expected time to the end.", eta.expected if eta else None),
+            ("eta_low_seconds", "Lower bound of that (80 %).", eta.low if eta else None),
+            ("eta_high_seconds", "Upper bound of that (80 %).", eta.high if eta else None),
             ("updated_timestamp_seconds", "When it was last heard of.", run.updated),
         ):
-            gauges.add(name, help, labels, value)  # type: ignore[arg-type]
+            gauges.add(name, words, labels, value)
         for kind, fraction in run.split.items():
             split.add("time_ratio", "Parts of the run's time.", [*labels, kind], fraction)
     yield from info
@@ -115,7 +115,7 @@ def _runs(runs: Sequence[RunView]) -> Iterator[Metric]:
 
 def _traffic(logs: Sequence[TrafficView]) -> Iterator[Metric]:
     gauges = _Gauges("traffic", ["log", "name"])
-    times = _Gauges("traffic", ["log", "name", "quantile"])
+    times = _Gauges("traffic", ["log", "name", "percentile"])
     drift = _Gauges("traffic", ["log", "name", "figure"])
     total = CounterMetricFamily(
         f"{_PREFIX}_traffic_requests", "Requests read since the start.", labels=["log", "name"]
@@ -123,7 +123,7 @@ def _traffic(logs: Sequence[TrafficView]) -> Iterator[Metric]:
     for log in logs:
         labels = [log.id, log.name]
         total.add_metric(labels, log.num_total)
-        for name, help, value in (
+        for name, words, value in (
             ("requests_per_second", "Requests of the window.", log.requests_per_s),
             ("error_ratio", "Requests of the window that failed.", log.error_rate),
             ("refusal_ratio", "Answers that said nothing was found.", log.refusal_rate),
@@ -131,16 +131,15 @@ def _traffic(logs: Sequence[TrafficView]) -> Iterator[Metric]:
             ("prompt_tokens_per_second", "Tokens asked.", log.prompt_tokens_per_s),
             ("completion_tokens_per_second", "Tokens answered.", log.completion_tokens_per_s),
         ):
-            gauges.add(name, help, labels, value)
+            gauges.add(name, words, labels, value)
         for name in _TIMES:
             found = getattr(log, name)
-            for quantile in ("0.5", "0.95", "0.99") if found else ():
-                value = getattr(found, f"p{quantile[2:].ljust(2, '0')}")
+            for percentile in ("p50", "p95", "p99") if found else ():
                 times.add(
                     f"{name.removesuffix('_s')}_seconds",
                     f"Percentiles of {name} over the window.",
-                    [*labels, quantile],
-                    value,
+                    [*labels, percentile],
+                    getattr(found, percentile),
                 )
         for each in log.drift:
             drifted = None if each.state == "gathering" else float(each.state == "drifted")
@@ -157,7 +156,7 @@ def _traffic(logs: Sequence[TrafficView]) -> Iterator[Metric]:
 
 def _machine(machine: MachineView) -> Iterator[Metric]:
     gauges = _Gauges("machine", [])
-    for name, help, value in (
+    for name, words, value in (
         ("cpu_ratio", "Use of all cores.", machine.cpu_fraction),
         ("load1", "Load average of a minute.", machine.load_1min),
         ("memory_used_bytes", "Memory that programs cannot get.", machine.memory_used_bytes),
@@ -165,7 +164,7 @@ def _machine(machine: MachineView) -> Iterator[Metric]:
         ("own_memory_bytes", "What the monitor takes.", machine.own_memory_bytes),
         ("own_cpu_ratio", "What the monitor takes of one core.", machine.own_cpu_fraction),
     ):
-        gauges.add(name, help, [], value)
+        gauges.add(name, words, [], value)
     disks = _Gauges("disk", ["path"])
     for disk in machine.disks:
         disks.add("free_bytes", "Free for everybody.", [disk.path], disk.free_bytes)
@@ -177,7 +176,7 @@ def _machine(machine: MachineView) -> Iterator[Metric]:
     for chip in machine.accelerators:
         labels = [chip.kind, str(chip.index), chip.name]
         throttled = None if chip.throttling is None else float(bool(chip.throttling))
-        for name, help, value in (
+        for name, words, value in (
             ("use_ratio", "Time in which it was busy.", chip.use_fraction),
             ("memory_used_bytes", "Memory in use.", chip.memory_used_bytes),
             ("memory_size_bytes", "Memory it has.", chip.memory_total_bytes),
@@ -186,7 +185,7 @@ def _machine(machine: MachineView) -> Iterator[Metric]:
             ("power_limit_watts", "Power it may draw.", chip.power_limit_w),
             ("throttled", "1 while it is held back.", throttled),
         ):
-            chips.add(name, help, labels, value)
+            chips.add(name, words, labels, value)
     for family in (gauges, disks, sensors, chips):
         yield from family
 
@@ -201,10 +200,10 @@ def _quality(overview: Overview) -> Iterator[Metric]:
 
 
 def _alerts(overview: Overview) -> Iterator[Metric]:
-    gauges = _Gauges("alert", ["rule", "severity", "subject"])
+    gauges = _Gauges("alert", ["rule", "severity", "id", "name"])
     for alert in overview.alerts:
         if alert.resolved is None:
-            labels = [alert.rule, alert.severity, alert.subject_name]
+            labels = [alert.rule, alert.severity, alert.subject, alert.subject_name]
             gauges.add("firing", "1 for a fault that goes on.", labels, 1)
     rules = _Gauges("alert", ["rule", "severity"])
     for rule in overview.rules:
