@@ -116,36 +116,35 @@ def _out_folder(config: ExportConfig) -> Path:
         out = found.run / "export"
     else:
         out = Path("exports") / safe_name(config.model_path)
-    for format in config.formats:
-        if (out / format).exists() and not config.overwrite:
+    for wanted in config.formats:
+        if (out / wanted).exists() and not config.overwrite:
             raise ConfigError(
-                f"{out / format} is there already; set overwrite=True to replace it, or name "
+                f"{out / wanted} is there already; set overwrite=True to replace it, or name "
                 "another out"
             )
     return out
 
 
 def _export(config: ExportConfig, out: Path, note: Note) -> ExportResult:
-    folders = {format: out / format for format in config.formats}
+    folders = {wanted: out / wanted for wanted in config.formats}
     found: Verifications = {}
     with contextlib.ExitStack() as stack:
         partial = {
-            format: stack.enter_context(partial_folder(folder))
-            for format, folder in folders.items()
+            wanted: stack.enter_context(partial_folder(folder))
+            for wanted, folder in folders.items()
         }
         needs_base = config.verify and "peft" in config.formats
         base = stack.enter_context(partial_folder(out / "base")) if needs_base else None
         written = _write(config, partial, base, note)
         gc.collect()  # the weights: whoever loads them next is another process
-        for format, folder in partial.items():
+        for wanted, folder in partial.items():
             verifications: Verifications = {}
-            for artifact in written.artifacts[format]:
-                called = artifact.path.name if format == "gguf" else format
-                verifications[called] = (
-                    _prove(artifact, format, written, note) if config.verify else None
+            for artifact in written.artifacts[wanted]:
+                verifications[artifact.name] = (
+                    _prove(artifact, wanted, written, note) if config.verify else None
                 )
-            _describe(folder, format, written, verifications)
-            put_in_place(folder, folders[format])
+            _describe(folder, wanted, written, verifications)
+            put_in_place(folder, folders[wanted])
             found |= verifications
     return ExportResult(folders, found)
 
@@ -165,10 +164,10 @@ def _write(
     reference = own_logits(model, probes)
     merged = MergedModel.of(model)
     artifacts = {}
-    for format, folder in partial.items():
-        note(f"writing {format}")
-        artifacts[format] = write_format(
-            format,
+    for wanted, folder in partial.items():
+        note(f"writing {wanted}")
+        artifacts[wanted] = write_format(
+            wanted,
             folder,
             merged,
             config,
@@ -198,8 +197,8 @@ def _load(config: ExportConfig) -> TrainedModel:
         # All of it is rounded in the end: a float32 copy would be twice the memory for nothing.
         precision = precision._replace(weights=jnp.dtype("bfloat16"))
     model = load_trained(config.model_path, precision=precision, cache_dir=config.model.cache_dir)
-    for format in config.formats:
-        check_tokenizer(model.tokenizer, format=format)
+    for wanted in config.formats:
+        check_tokenizer(model.tokenizer, format=wanted)
     if "peft" in config.formats and not model.adapters:
         raise ModelError(
             f"formats has peft, and {config.model_path} has no adapter; drop peft from formats"
@@ -210,9 +209,9 @@ def _load(config: ExportConfig) -> TrainedModel:
 def _prove(artifact: Artifact, format: str, written: _Written, note: Note) -> Verification:
     rounded = None
     if artifact.is_rounded:
-        note(f"asking {artifact.path.name.strip('.')} the probes, as it was rounded")
+        note(f"asking {artifact.name} the probes, as it was rounded")
         rounded = _rounded_logits(artifact, written)
-    note(f"reloading {artifact.path.name.strip('.')}")
+    note(f"reloading {artifact.name}")
     return verify(
         artifact.path,
         format=format,

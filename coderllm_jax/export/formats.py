@@ -28,8 +28,12 @@ _BYTES_PER_WEIGHT = {"float32": 4, "bfloat16": 2, "f32": 4, "f16": 2, "bf16": 2,
 
 
 class Artifact(NamedTuple):
-    """One thing that a library loads: a format's folder, or one GGUF of several in it."""
+    """One thing that a library loads: a format's folder, or one GGUF of several in it.
 
+    name: the format's, or the file's.
+    """
+
+    name: str
     path: Path
     number_format: str
 
@@ -58,17 +62,17 @@ def write_format(
         max_length = context_length(model.architecture)
         write_peft(folder, model, base_model=base, max_length=max_length)
         check_peft(folder, model)
-        return [Artifact(folder, "float32")]
+        return [Artifact(format, folder, "float32")]
     else:
-        return [_write_one_gguf(folder, model, type, name) for type in config.gguf_types]
-    return [Artifact(folder, dtype)]
+        return [_write_one_gguf(folder, model, kind, name) for kind in config.gguf_types]
+    return [Artifact(format, folder, dtype)]
 
 
-def _write_one_gguf(folder: Path, model: MergedModel, type: str, name: str) -> Artifact:
-    file, kind = folder / f"{name}-{type}.gguf", cast(GgufType, type)
-    write_gguf(file, model, type=kind, name=name)
-    check_gguf(file, model, type=kind)
-    return Artifact(file, type)
+def _write_one_gguf(folder: Path, model: MergedModel, number_format: str, name: str) -> Artifact:
+    file, kind = folder / f"{name}-{number_format}.gguf", cast(GgufType, number_format)
+    write_gguf(file, model, kind=kind, name=name)
+    check_gguf(file, model, kind=kind)
+    return Artifact(file.name, file, number_format)
 
 
 def read_leaves(artifact: Artifact) -> Leaves:
@@ -84,12 +88,12 @@ def bytes_needed(architecture: Architecture, config: ExportConfig) -> int:
     weights = sum(math.prod(shape) for shape in leaf_shapes(architecture).values())
     kinds: Sequence[str] = [
         kind
-        for format in config.formats
+        for wanted in config.formats
         for kind in {
             "huggingface": (config.dtype,),
             "keras": (config.dtype,),
             "peft": ("float32",) if config.verify else (),
             "gguf": config.gguf_types,
-        }[format]
+        }[wanted]
     ]
     return round(weights * sum(_BYTES_PER_WEIGHT[kind] for kind in kinds))

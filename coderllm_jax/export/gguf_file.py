@@ -65,19 +65,19 @@ class GgufSource(NamedTuple):
         return math.prod(self.shape) // block * size
 
 
-def write_gguf(file: Path, model: MergedModel, *, type: GgufType, name: str) -> None:
+def write_gguf(file: Path, model: MergedModel, *, kind: GgufType, name: str) -> None:
     """Writes the file; `name` is what it calls itself. Raises ModelError for what GGUF lacks."""
     import gguf
 
     architecture, tokenizer = model.architecture, model.tokenizer
     assert isinstance(tokenizer, SentencePieceTokenizer), type(tokenizer)
     pieces = _fit(vocabulary_of(tokenizer), architecture.vocabulary)
-    sources = list(gguf_sources(model, type=type))
+    sources = list(gguf_sources(model, kind=kind))
     writer = gguf.GGUFWriter(file, "gemma3")
     writer.add_type("model")
     writer.add_name(name)
     writer.add_license("gemma")
-    writer.add_file_type(gguf.LlamaFileType[_TYPES[type][1]])
+    writer.add_file_type(gguf.LlamaFileType[_TYPES[kind][1]])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     _add_architecture(writer, architecture)
     _add_tokenizer(writer, tokenizer, pieces, chat=model.knows_turns)
@@ -106,12 +106,12 @@ def encode(values: np.ndarray, kind: Any) -> bytes:
     return quantize(values.astype(np.float32, copy=False), kind).tobytes()
 
 
-def gguf_sources(model: MergedModel, *, type: GgufType) -> Iterator[GgufSource]:
+def gguf_sources(model: MergedModel, *, kind: GgufType) -> Iterator[GgufSource]:
     """Every tensor in the order of the file."""
     from gguf import GGMLQuantizationType
 
     architecture = model.architecture
-    matrices = GGMLQuantizationType[_TYPES[type][0]]
+    matrices = GGMLQuantizationType[_TYPES[kind][0]]
     outer = {"embedding": "token_embd", "final_norm": "output_norm"}
     for path, layer in model.tensors():
         ours = path.removeprefix("blocks/")
@@ -121,13 +121,13 @@ def gguf_sources(model: MergedModel, *, type: GgufType) -> Iterator[GgufSource]:
         else:
             name = f"blk.{layer}.{reader.BLOCK_NAMES[ours]}"
             shape = stored_shape(ours, architecture)
-        kind = GGMLQuantizationType.F32 if is_norm else matrices
-        if type == "q8_0" and shape[-1] % 32 and not is_norm:
+        stored = GGMLQuantizationType.F32 if is_norm else matrices
+        if kind == "q8_0" and shape[-1] % 32 and not is_norm:
             raise ModelError(
                 f"Q8_0 packs rows in blocks of 32 and '{name}' has rows of {shape[-1]}; "
                 "choose gguf_types=f16"
             )
-        yield GgufSource(f"{name}.weight", shape, kind, _reader(model, path, layer, is_norm))
+        yield GgufSource(f"{name}.weight", shape, stored, _reader(model, path, layer, is_norm))
 
 
 def _reader(

@@ -20,6 +20,21 @@ from coderllm_jax.training.run_folder import RunFolder, read_json
 
 _PRESET = re.compile(r"gemma3_(instruct_)?(270m|1b|4b|12b|27b)(_text)?")
 
+_TRAINING = (
+    "step",
+    "steps",
+    "examples",
+    "tokens",
+    "loss_tokens",
+    "learning_rate",
+    "batch_size",
+    "seed",
+    "baseline_eval_loss",
+    "baseline_few_shot_loss",
+    "best_eval_loss",
+)
+_DATA = ("sha256", "evaluation_sha256", "sources", "num_trained", "num_evaluation_items")
+
 
 @dataclasses.dataclass(frozen=True)
 class Provenance:
@@ -51,7 +66,7 @@ def read_provenance(
         manifest, config = read_json(folder.manifest), read_json(folder.config)
         summary = read_json(folder.summary) if folder.summary.is_file() else {}
         results = model.run / "evaluation" / "results.json"
-        figures = _figures(read_json(results)) if results.is_file() else {}
+        figures = _figures(read_json(results), model) if results.is_file() else {}
     trained = model.identity.get("trained", {})
     return Provenance(
         name=name or default_name(base, path, model.run),
@@ -60,11 +75,9 @@ def read_provenance(
         identity=model.identity,
         training=_some(
             {**config, **summary, "step": trained.get("step")},
-            ("step", "steps", "examples", "tokens", "loss_tokens", "learning_rate", "batch_size")
-            + ("seed", "baseline_eval_loss", "baseline_few_shot_loss", "best_eval_loss"),
+            _TRAINING,
         ),
-        data=_some(manifest.get("data", {}), ("sha256", "evaluation_sha256", "sources"))
-        | _some(manifest.get("data", {}), ("num_trained", "num_evaluation_items")),
+        data=_some(manifest.get("data", {}), _DATA),
         lora=_some(config.get("lora", {}), ("rank", "alpha", "targets")) if model.adapters else {},
         base_source=str(manifest.get("model", {}).get("source", "")),
         figures=figures,
@@ -100,8 +113,14 @@ def _some(values: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
     return {key: values[key] for key in keys if values.get(key) is not None}
 
 
-def _figures(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """suite/name → value and interval, of every figure that has a value."""
+def _figures(results: Mapping[str, Any], model: TrainedModel) -> dict[str, dict[str, Any]]:
+    """suite/name → value and interval, of every figure that has a value.
+
+    Empty where another model was evaluated: a run that was trained on keeps its earlier results.
+    """
+    evaluated = results.get("manifest", {}).get("answerer", {}).get("model", {})
+    if evaluated.get("trained") != model.identity.get("trained"):
+        return {}
     return {
         f"{suite}/{name}": _some(figure, ("value", "low", "high", "num_items"))
         for suite, content in results.get("suites", {}).items()

@@ -57,10 +57,10 @@ def check_folder(folder: Path, model: MergedModel, *, dtype: Dtype) -> None:
             raise _differs(folder, path, layer)
 
 
-def check_gguf(file: Path, model: MergedModel, *, type: GgufType) -> None:
+def check_gguf(file: Path, model: MergedModel, *, kind: GgufType) -> None:
     """A GGUF, its blocks unpacked by the gguf package."""
     opened = gguf_reader.open_gguf(file)
-    for source, (path, layer) in zip(gguf_sources(model, type=type), model.tensors(), strict=True):
+    for source, (path, layer) in zip(gguf_sources(model, kind=kind), model.tensors(), strict=True):
         opened.check(source.name, source.shape)
         pairs = zip(_unpacked(opened, source), row_chunks(source.read()), strict=True)
         if not all(_agrees(found, meant, source.kind) for found, meant in pairs):

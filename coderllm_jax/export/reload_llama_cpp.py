@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import llama_cpp
 import numpy as np
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
@@ -25,7 +28,7 @@ def reload(job: Job) -> Reply:
         _logits(model, prompt, positions)
         for prompt, positions in zip(job.prompts, job.positions, strict=True)
     ]
-    template = model.metadata.get("tokenizer.chat_template")
+    template = model.metadata.get("tokenizer.chat_template", "")
     chats = job.chats if template else ()
     return Reply(
         versions={"llama-cpp-python": llama_cpp.__version__},
@@ -35,7 +38,7 @@ def reload(job: Job) -> Reply:
     )
 
 
-def _logits(model: llama_cpp.Llama, prompt: list[int], positions: list[int]) -> np.ndarray:
+def _logits(model: llama_cpp.Llama, prompt: Sequence[int], positions: Sequence[int]) -> np.ndarray:
     """One decode of the whole prompt; llama.cpp computes logits where they are asked for."""
     context, wanted = model.ctx, set(positions)
     llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
@@ -54,10 +57,10 @@ def _logits(model: llama_cpp.Llama, prompt: list[int], positions: list[int]) -> 
         llama_cpp.llama_batch_free(batch)
 
 
-def _chat_ids(model: llama_cpp.Llama, template: str, chat: list[dict[str, str]]) -> list[int]:
+def _chat_ids(model: llama_cpp.Llama, template: str, chat: Any) -> list[int]:
     """The ids of a conversation as llama-cpp-python makes them for a chat completion."""
-    formatter = Jinja2ChatFormatter(template, eos_token="<eos>", bos_token="<bos>")
-    made = formatter(messages=chat)
+    eos, bos = "<eos>", "<bos>"
+    made = Jinja2ChatFormatter(template, eos_token=eos, bos_token=bos)(messages=chat)
     return model.tokenize(made.prompt.encode(), add_bos=not made.added_special, special=True)
 
 

@@ -16,6 +16,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -72,7 +73,8 @@ def answer(reload: Callable[[Job], Reply]) -> None:
     """The body of the other process, whose one argument is the folder."""
     folder = Path(sys.argv[1])
     reply = reload(Job(**json.loads((folder / _JOB).read_text(encoding="utf-8"))))
-    np.savez(folder / _LOGITS, **{str(i): values for i, values in enumerate(reply.logits)})
+    arrays: dict[str, Any] = {str(i): values for i, values in enumerate(reply.logits)}
+    np.savez(folder / _LOGITS, **arrays)
     content = {
         "versions": dict(reply.versions),
         "text_ids": [list(map(int, ids)) for ids in reply.text_ids],

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 import transformers
 
@@ -16,16 +19,14 @@ def reload(job: Job) -> Reply:
         versions={"transformers": transformers.__version__, "torch": torch.__version__},
         logits=logits_of(model, job),
         text_ids=[tokenizer(text).input_ids for text in job.texts],
-        chat_ids=[
-            tokenizer.apply_chat_template(
-                [dict(turn) for turn in chat],
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=False,
-            )
-            for chat in job.chats
-            if tokenizer.chat_template
-        ],
+        chat_ids=[_chat_ids(tokenizer, chat) for chat in job.chats if tokenizer.chat_template],
+    )
+
+
+def _chat_ids(tokenizer: Any, chat: Sequence[Mapping[str, str]]) -> list[int]:
+    turns = [dict(turn) for turn in chat]
+    return tokenizer.apply_chat_template(
+        turns, add_generation_prompt=True, tokenize=True, return_dict=False
     )
 
 

@@ -10,10 +10,10 @@ from coderllm_jax.export.verification import Verification
 def describe_export(result: ExportResult) -> str:
     """A line a folder, and under it one for each artifact."""
     lines = []
-    for format, folder in result.folders.items():
+    for wanted, folder in result.folders.items():
         lines.append(str(folder))
         for name, found in result.verifications.items():
-            if name == format or (format == "gguf" and name.endswith(".gguf")):
+            if name == wanted or (wanted == "gguf" and name.endswith(".gguf")):
                 lines.append(f"  {name}: {_line(found)}")
     return "\n".join(lines)
 

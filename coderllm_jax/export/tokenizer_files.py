@@ -111,7 +111,9 @@ def published_model(tokenizer: SentencePieceTokenizer) -> bytes:
 def _parse(tokenizer: SentencePieceTokenizer) -> Any:
     from sentencepiece import sentencepiece_model_pb2
 
-    return sentencepiece_model_pb2.ModelProto.FromString(tokenizer.model)
+    # Its classes exist only once the module has run.
+    schema: Any = sentencepiece_model_pb2
+    return schema.ModelProto.FromString(tokenizer.model)
 
 
 def vocabulary_of(tokenizer: SentencePieceTokenizer) -> list[Piece]:

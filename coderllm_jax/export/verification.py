@@ -71,8 +71,8 @@ class Limits(NamedTuple):
 LIMITS = {
     "float32": Limits(_EXACT, _EXACT),
     "bfloat16": Limits(Limit(math.inf, 0.05), _EXACT),
-    "f32": Limits(_EXACT, _EXACT),
-    "f16": Limits(Limit(math.inf, 1e-3), Limit(math.inf, 1e-3)),
+    "f32": Limits(_EXACT, Limit(math.inf, 1e-4)),
+    "f16": Limits(Limit(math.inf, 1e-3), Limit(math.inf, 1e-4)),
     "bf16": Limits(Limit(math.inf, 0.05), Limit(math.inf, 0.05)),
     "q8_0": Limits(Limit(math.inf, 0.05), Limit(math.inf, 0.05)),
 }
@@ -103,12 +103,12 @@ class Verification:
 
 def check_loaders(formats: Sequence[str]) -> None:
     """ConfigError where a format could not be verified here, before anything is written."""
-    for format in formats:
-        loader = LOADERS[format]
+    for wanted in formats:
+        loader = LOADERS[wanted]
         if any(importlib.util.find_spec(name) is None for name in loader.imports):
             raise ConfigError(
-                f"formats has {format}, which {loader.title} must verify, and that is not "
-                f"installed here: pip install {loader.distributions}, drop {format} from formats, "
+                f"formats has {wanted}, which {loader.title} must verify, and that is not "
+                f"installed here: pip install {loader.distributions}, drop {wanted} from formats, "
                 "or set verify=False to have it unverified"
             )
 
