@@ -35,10 +35,10 @@ def remote_line(folder: str, *commands: Sequence[str]) -> str:
 
 def check_arguments(settings: Settings) -> None:
     """LaunchError where the arguments say what the launch itself says."""
-    for word in settings.arguments:
-        if word.startswith("--config.distributed."):
+    for option in ("enabled", "coordinator", "num_processes", "process_id"):
+        if settings.has_argument(f"distributed.{option}"):
             raise LaunchError(
-                f"arguments has {word}; how processes find one another is the launch's business: "
+                f"arguments sets distributed.{option}; how processes find one another is the launch's business: "
                 "leave it out"
             )
 

@@ -25,11 +25,11 @@ _PROGRAM = """#!{python} -IS
 import fcntl, json, os, re, sys, time
 folder = {folder!r}
 words = [os.path.basename(sys.argv[0]), *sys.argv[1:]]
-stdin = "" if sys.stdin is None or os.isatty(0) else sys.stdin.read()
+stdin = b"" if os.isatty(0) else sys.stdin.buffer.read()
 with open(folder + "/lock", "w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
     with open(folder + "/calls.jsonl", "a") as calls:
-        calls.write(json.dumps([words, stdin]) + "\\n")
+        calls.write(json.dumps([words, stdin.decode(errors="replace")]) + "\\n")
     with open(folder + "/answers.json") as file:
         answers = json.load(file)
     mine = [each for each in answers if re.search(each["pattern"], " ".join(words), re.DOTALL)]
@@ -53,7 +53,7 @@ if answer.get("execute") == "ssh":
         place += 2
     line = " ".join(words[place + 1:])
     os.chdir(os.environ["HOME"])
-    done = subprocess.run(["sh", "-c", line], input=stdin.encode() or None)
+    done = subprocess.run(["sh", "-c", line], input=stdin)
     sys.exit(done.returncode % 256)
 if answer.get("execute") == "srun":
     command = [word for word in words[1:]]

@@ -107,7 +107,7 @@ def test_a_missing_file(capsys: pytest.CaptureFixture[str]) -> None:
         (
             "ssh",
             ("--config.steps=3", "--config.distributed.process_id=1"),
-            "arguments has --config.distributed.process_id=1; how processes find one another",
+            "arguments sets distributed.process_id; how processes find one another",
         ),
         (
             "tpu-vm",
