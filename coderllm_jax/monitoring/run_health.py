@@ -4,7 +4,8 @@
     loss_rise           how far the loss has risen above its lowest level, as a part of that level
     overfitting         how far the evaluation loss has risen above its best, as a part of it,
                         while the training loss went on falling
-    evals_without_gain  evaluations since one was better than all before by more than 0.5 %
+    plateau_fraction    the part of the run, in evaluations, since one was better than all before
+                        by more than 0.5 %; 0 before there are eight of them
     data_wait_fraction  the part of recent steps' time that was spent waiting for batches
     skipped_fraction    the part of recent steps whose batch the run's guard would not learn from
 
@@ -21,11 +22,15 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
-# Rows whose median is a level of the loss.
+# Rows whose median is the loss now, and those whose median may become its lowest level.
 _LEVEL_ROWS = 20
-# The lowest of many medians lies some of their spreads too low by chance alone; a rise counts
-# from this many on (the spread of a median of n is 1.25 sd / sqrt(n)).
+_LOWEST_ROWS = 100
+_LOWEST_EVERY = 10
+# The lowest of thousands of medians lies some of their spreads too low by chance alone, and the
+# highest too high: a rise counts from this many on (a median of n spreads by 1.25 sd / sqrt(n)).
 _SPREADS = 8.0
+_NOISE_ROWS = 100.0
+_LEAST_PLATEAU = 8
 _FRESH_ROWS = 5
 _GAIN = 0.005
 _MUST_BE_FINITE = ("loss", "eval_loss", "grad_norm")
@@ -35,7 +40,9 @@ class RunHealth:
     """Of one run's rows."""
 
     def __init__(self) -> None:
-        self._losses: deque[float] = deque(maxlen=_LEVEL_ROWS)
+        self._losses: deque[float] = deque(maxlen=_LOWEST_ROWS)
+        self._num_losses = 0
+        self._mean_change: float | None = None
         self._lowest_level: float | None = None
         self._rows_since_not_finite: int | None = None
         self._is_not_finite_unseen = False
@@ -78,9 +85,7 @@ class RunHealth:
             "not_finite": float(not_finite),
             "loss_rise": self._loss_rise(),
             "overfitting": self._overfitting(),
-            "evals_without_gain": float(len(self._evaluations) - self._last_gain)
-            if self._evaluations
-            else None,
+            "plateau_fraction": self._plateau_fraction(),
             "data_wait_fraction": sum(wait for wait, _ in self._times) / took_s
             if enough and took_s > 0
             else None,
@@ -91,37 +96,57 @@ class RunHealth:
         }
 
     def _add_loss(self, loss: float) -> None:
+        if self._losses:
+            change = abs(loss - self._losses[-1])
+            mean = self._mean_change
+            # One jump is no noise: it counts as five times what is usual at most.
+            part = 1 / min(_NOISE_ROWS, self._num_losses)
+            self._mean_change = (
+                change if mean is None else mean + part * (min(change, 5 * mean) - mean)
+            )
         self._losses.append(loss)
-        if len(self._losses) == _LEVEL_ROWS:
+        self._num_losses += 1
+        if self._num_losses >= _LEVEL_ROWS and self._num_losses % _LOWEST_EVERY == 0:
             level = median(self._losses)
             if self._lowest_level is None or level < self._lowest_level:
                 self._lowest_level = level
+
+    def _level(self) -> float | None:
+        """The loss now."""
+        recent = itertools.islice(reversed(self._losses), _LEVEL_ROWS)
+        return median(recent) if self._losses else None
 
     def _add_evaluation(self, step: int, loss: float) -> None:
         self._evaluations.append(loss)
         best_before = self.best[1] if self.best else math.inf
         if loss < best_before:
             self.best = (step, loss)
-            self._level_at_best = median(self._losses) if self._losses else None
+            self._level_at_best = self._level()
         if loss < best_before - _GAIN * abs(best_before) or math.isinf(best_before):
             self._last_gain = len(self._evaluations)
 
-    def _loss_rise(self) -> float | None:
-        if self._lowest_level is None:
+    def _plateau_fraction(self) -> float | None:
+        if not self._evaluations:
             return None
-        losses = list(self._losses)
-        rise = median(losses) - self._lowest_level
-        # From differences of neighbours, which a slow trend leaves alone; 0.954 = 1.349 / sqrt(2).
-        steps = sorted(abs(b - a) for a, b in itertools.pairwise(losses))
-        noise = steps[len(steps) // 2] / 0.954
-        if rise <= _SPREADS * 1.25 * noise / math.sqrt(len(losses)):
+        without = len(self._evaluations) - self._last_gain
+        return without / len(self._evaluations) if without >= _LEAST_PLATEAU else 0.0
+
+    def _loss_rise(self) -> float | None:
+        level = self._level()
+        if self._lowest_level is None or level is None or self._mean_change is None:
+            return None
+        rise = level - self._lowest_level
+        # Neighbours differ by 2 sd / sqrt(pi) in the mean, and a slow trend leaves that alone.
+        noise = self._mean_change * math.sqrt(math.pi) / 2
+        spread = 1.25 * noise * math.sqrt(1 / _LEVEL_ROWS + 1 / _LOWEST_ROWS)
+        if rise <= _SPREADS * spread:
             return 0.0
         return rise / max(abs(self._lowest_level), 1e-12)
 
     def _overfitting(self) -> float | None:
         if self.best is None or len(self._evaluations) < 3:
             return None
-        level = median(self._losses) if self._losses else None
+        level = self._level()
         if level is None or self._level_at_best is None or level >= self._level_at_best:
             return 0.0
         # Two in a row: one bad evaluation is chance.

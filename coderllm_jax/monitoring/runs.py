@@ -142,7 +142,7 @@ class RunWatch:
         plan = self._plan()
         if plan is None or self._times.last_step > 0.75 * plan.num_steps:
             # At the end of its schedule every run stands still.
-            health["evals_without_gain"] = 0.0
+            health["plateau_fraction"] = 0.0
         return {
             **self.columns.latest(),
             **health,

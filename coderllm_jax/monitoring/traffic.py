@@ -17,12 +17,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from coderllm_jax.config.monitoring import DriftSection
 from coderllm_jax.monitoring.columns import Columns
 from coderllm_jax.monitoring.discovery import identify
-from coderllm_jax.monitoring.drift import Detector, DriftSettings
+from coderllm_jax.monitoring.drift_bank import FIGURES, DriftBank, no_sources
 from coderllm_jax.monitoring.request_fields import Request, RequestReader
 from coderllm_jax.monitoring.tailing import LogTail
 from coderllm_jax.monitoring.views import DriftView, Percentiles, TrafficView
@@ -35,76 +33,12 @@ _LEAST_FOR_LATENCY = 30
 _LEAST_FOR_RATE = 10
 # Of a normal distribution; one side, 1 in 1,000.
 _Z = 3.09
-_FIGURES = (
-    "prompt_tokens",
-    "completion_tokens",
-    "top_score",
-    "mean_logprob",
-    "judged_score",
-)
-_RATES = ("refused", "no_sources")
 _TIMES = ("total_s", "ttft_s", "time_per_token_s", "queue_s")
 
 
 def log_id(path: Path) -> str:
     """Stable over restarts and safe in a URL."""
     return identify(f"{path.parent.name}-{path.stem}", path)
-
-
-class DriftBank:
-    """The detectors of one arm, and its usual latency."""
-
-    def __init__(self, section: DriftSection) -> None:
-        self._section = section
-        self.detectors = {name: Detector(is_rate=name in _RATES) for name in (*_FIGURES, *_RATES)}
-        self._latencies: list[float] = []
-        self.usual_total_s: float | None = None
-
-    def settings(self, num_arms: int) -> DriftSettings:
-        """Sensitivity, shared out over all figures of all arms."""
-        return DriftSettings(
-            num_reference=self._section.reference_requests,
-            num_window=self._section.window_requests,
-            smallest=self._section.smallest,
-            false_alarms=self._section.false_alarms_per_10k,
-            num_figures=num_arms * len(self.detectors),
-        )
-
-    def add(self, requests: Sequence[Request], *, num_arms: int, judged_until: float) -> None:
-        """Answered requests of this arm, in order; those up to `judged_until` raise nothing."""
-        settings = self.settings(num_arms)
-        for name, detector in self.detectors.items():
-            pairs = [
-                (value, request.time)
-                for request in requests
-                if (value := _figure(request, name)) is not None
-            ]
-            old = [value for value, time in pairs if time <= judged_until]
-            if old:
-                detector.remember(old, settings)
-            new = [pair for pair in pairs if pair[1] > judged_until]
-            if new:
-                values, times = zip(*new, strict=True)
-                detector.update(values, times, settings)
-        if self.usual_total_s is None:
-            self._latencies += [each.total_s for each in requests if each.total_s is not None]
-            if len(self._latencies) >= self._section.reference_requests:
-                self.usual_total_s = float(np.median(self._latencies))
-                self._latencies = []
-
-    def to_json(self) -> dict[str, Any]:
-        """References and states."""
-        return {
-            "usual_total_s": self.usual_total_s,
-            "detectors": {name: detector.to_json() for name, detector in self.detectors.items()},
-        }
-
-    def restore(self, values: Mapping[str, Any]) -> None:
-        """What `to_json` gave; figures that it lacks begin anew."""
-        self.usual_total_s = values.get("usual_total_s")
-        for name, kept in values.get("detectors", {}).items():
-            if name in self.detectors:
-                self.detectors[name] = Detector.from_json(kept, is_rate=name in _RATES)
 
 
 class TrafficWatch:
@@ -147,11 +81,34 @@ class TrafficWatch:
             requests = [self._reader.read(line) for line in found.lines if line.strip()]
             good = [request for request in requests if request is not None]
             self._num_bad += len(requests) - len(good)
-            self._add(good)
+            self.add(good)
+        self.tick(now)
+        return found.more
+
+    def add(self, requests: Sequence[Request]) -> None:
+        """Requests in the order of the log."""
+        for request in requests:
+            self._num_total += 1
+            self._updated = max(self._updated or -math.inf, request.time)
+            self._put_into_bucket(request)
+        self._window.extend(requests)
+        arms: dict[str, list[Request]] = {}
+        for request in requests:
+            if request.is_answered:
+                arms.setdefault(request.arm, []).append(request)
+        for arm, part in arms.items():
+            if arm not in self._banks and len(self._banks) < _MAX_ARMS:
+                self._banks[arm] = DriftBank(self._drift)
+            if arm in self._banks:
+                self._banks[arm].add(
+                    part, num_arms=len(self._banks), judged_until=self._judged_until
+                )
+
+    def tick(self, now: float) -> None:
+        """Time passes: old requests leave the window, and a bucket of the series ends."""
         self._close_bucket(now)
         while self._window and self._window[0].time < now - self._window_s:
             self._window.popleft()
-        return found.more
 
     def has_news(self) -> bool:
         """Whether requests came since this was last asked."""
@@ -186,7 +143,7 @@ class TrafficWatch:
             "rejection_rate": _rate(each.is_rejected for each in window),
             "rejection_rate_low": _rate_low(each.is_rejected for each in window),
             "refusal_rate": _rate(each.refused for each in window if each.refused is not None),
-            "no_source_rate": _rate(_no_sources(window)),
+            "no_source_rate": _rate(no_sources(window)),
             "latency_ratio": self._latency_ratio(window),
             "bad_line_rate": self._num_bad / max(1, self._num_bad + self._num_total),
             **{
@@ -198,12 +155,7 @@ class TrafficWatch:
 
     def drifts(self) -> list[DriftView]:
         """Every detector that has seen a value."""
-        return [
-            _drift_view(f"{arm}: {name}" if arm else name, detector)
-            for arm, bank in self._banks.items()
-            for name, detector in bank.detectors.items()
-            if detector.num_reference
-        ]
+        return [view for arm, bank in self._banks.items() for view in bank.views(arm)]
 
     def view(self, now: float) -> TrafficView:
         """What is shown of it."""
@@ -220,7 +172,7 @@ class TrafficWatch:
             requests_per_s=len(window) / self._window_s,
             error_rate=_rate(each.is_error for each in window),
             refusal_rate=_rate(each.refused for each in answered if each.refused is not None),
-            no_source_rate=_rate(_no_sources(answered)),
+            no_source_rate=_rate(no_sources(answered)),
             prompt_tokens_per_s=_sum_rate(window, "prompt_tokens", self._window_s),
             completion_tokens_per_s=_sum_rate(window, "completion_tokens", self._window_s),
             total_s=_percentiles(window, "total_s"),
@@ -235,24 +187,6 @@ class TrafficWatch:
             series=self.columns.names,
             revision=self.revision,
         )
-
-    def _add(self, requests: Sequence[Request]) -> None:
-        for request in requests:
-            self._num_total += 1
-            self._updated = max(self._updated or -math.inf, request.time)
-            self._put_into_bucket(request)
-        self._window.extend(requests)
-        arms: dict[str, list[Request]] = {}
-        for request in requests:
-            if request.is_answered:
-                arms.setdefault(request.arm, []).append(request)
-        for arm, part in arms.items():
-            if arm not in self._banks and len(self._banks) < _MAX_ARMS:
-                self._banks[arm] = DriftBank(self._drift)
-            if arm in self._banks:
-                self._banks[arm].add(
-                    part, num_arms=len(self._banks), judged_until=self._judged_until
-                )
 
     def _current(self, now: float) -> list[Request]:
         return [each for each in self._window if each.time >= now - self._window_s]
@@ -306,8 +240,8 @@ class TrafficWatch:
                 "refusal_rate": _rate(
                     each.refused for each in answered if each.refused is not None
                 ),
-                "no_source_rate": _rate(_no_sources(answered)),
-                **{f"{name}_mean": _mean(answered, name) for name in _FIGURES},
+                "no_source_rate": _rate(no_sources(answered)),
+                **{f"{name}_mean": _mean(answered, name) for name in FIGURES},
                 **{
                     f"{name}_p{percent}": value
                     for name in _TIMES
@@ -316,23 +250,6 @@ class TrafficWatch:
             }
         known = {name: value for name, value in figures.items() if value is not None}
         self.columns.append(int(self._bucket_start // BUCKET_S), self._bucket_start, known)
-
-
-def _figure(request: Request, name: str) -> float | None:
-    if name == "refused":
-        return None if request.refused is None else float(request.refused)
-    if name == "no_sources":
-        # Of arms that look nothing up, no request has a score, and having no sources is no news.
-        if request.num_sources is None or not (request.num_sources or request.refused):
-            return None
-        return float(request.num_sources == 0)
-    value: float | None = getattr(request, name)
-    return value
-
-
-def _no_sources(requests: Iterable[Request]) -> list[bool]:
-    values = [_figure(each, "no_sources") for each in requests]
-    return [bool(value) for value in values if value is not None]
 
 
 def _rate(flags: Iterable[bool | None]) -> float | None:
@@ -379,19 +296,3 @@ def _percentiles(requests: Sequence[Request], name: str) -> Percentiles | None:
         return None
     p50, p95, p99 = (values[math.ceil(len(values) * share) - 1] for share in (0.5, 0.95, 0.99))
     return Percentiles(p50, p95, p99)
-
-
-def _drift_view(name: str, detector: Detector) -> DriftView:
-    return DriftView(
-        name=name,
-        state=detector.state,
-        since=detector.since,
-        reference_mean=detector.reference.mean if detector.reference else None,
-        current_mean=detector.current_mean,
-        psi=detector.psi,
-        ks=detector.ks,
-        p_value=detector.p_value,
-        num_reference=detector.num_reference,
-        num_current=detector.num_current,
-        message=detector.reason,
-    )

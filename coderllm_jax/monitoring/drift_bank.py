@@ -1,0 +1,121 @@
+"""One arm's figures that may drift, each with its detector, and the usual latency."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from coderllm_jax.config.monitoring import DriftSection
+from coderllm_jax.monitoring.drift import Detector, DriftSettings
+from coderllm_jax.monitoring.request_fields import Request
+from coderllm_jax.monitoring.views import DriftView
+
+FIGURES = (
+    "prompt_tokens",
+    "completion_tokens",
+    "top_score",
+    "mean_logprob",
+    "judged_score",
+)
+RATES = ("refused", "no_sources")
+
+
+class DriftBank:
+    """The detectors of one arm, and its usual latency."""
+
+    def __init__(self, section: DriftSection) -> None:
+        self._section = section
+        self.detectors = {name: Detector(is_rate=name in RATES) for name in (*FIGURES, *RATES)}
+        self._latencies: list[float] = []
+        self.usual_total_s: float | None = None
+
+    def settings(self, num_arms: int) -> DriftSettings:
+        """Sensitivity, shared out over all figures of all arms."""
+        return DriftSettings(
+            num_reference=self._section.reference_requests,
+            num_window=self._section.window_requests,
+            smallest=self._section.smallest,
+            false_alarms=self._section.false_alarms_per_10k,
+            num_figures=num_arms * len(self.detectors),
+        )
+
+    def add(self, requests: Sequence[Request], *, num_arms: int, judged_until: float) -> None:
+        """Answered requests of this arm, in order; those up to `judged_until` raise nothing."""
+        settings = self.settings(num_arms)
+        for name, detector in self.detectors.items():
+            pairs = [
+                (value, request.time)
+                for request in requests
+                if (value := figure_of(request, name)) is not None
+            ]
+            old = [value for value, time in pairs if time <= judged_until]
+            if old:
+                detector.remember(old, settings)
+            new = [pair for pair in pairs if pair[1] > judged_until]
+            if new:
+                values, times = zip(*new, strict=True)
+                detector.update(values, times, settings)
+        if self.usual_total_s is None:
+            self._latencies += [each.total_s for each in requests if each.total_s is not None]
+            if len(self._latencies) >= self._section.reference_requests:
+                self.usual_total_s = float(np.median(self._latencies))
+                self._latencies = []
+
+    def views(self, arm: str) -> list[DriftView]:
+        """Every detector that has seen a value."""
+        return [
+            _view(f"{arm}: {name}" if arm else name, detector)
+            for name, detector in self.detectors.items()
+            if detector.num_reference
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """References and states."""
+        return {
+            "usual_total_s": self.usual_total_s,
+            "detectors": {name: detector.to_json() for name, detector in self.detectors.items()},
+        }
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """What `to_json` gave; figures that it lacks begin anew."""
+        self.usual_total_s = values.get("usual_total_s")
+        for name, kept in values.get("detectors", {}).items():
+            if name in self.detectors:
+                self.detectors[name] = Detector.from_json(kept, is_rate=name in RATES)
+
+
+def figure_of(request: Request, name: str) -> float | None:
+    """What a detector of that name sees of a request; None where it sees nothing."""
+    if name == "refused":
+        return None if request.refused is None else float(request.refused)
+    if name == "no_sources":
+        # Of arms that look nothing up, no request has a score, and having no sources is no news.
+        if request.num_sources is None or not (request.num_sources or request.refused):
+            return None
+        return float(request.num_sources == 0)
+    value: float | None = getattr(request, name)
+    return value
+
+
+def no_sources(requests: Iterable[Request]) -> list[bool]:
+    """Of each request that looked something up, whether it found nothing."""
+    values = [figure_of(each, "no_sources") for each in requests]
+    return [bool(value) for value in values if value is not None]
+
+
+def _view(name: str, detector: Detector) -> DriftView:
+    return DriftView(
+        name=name,
+        state=detector.state,
+        since=detector.since,
+        reference_mean=detector.reference.mean if detector.reference else None,
+        current_mean=detector.current_mean,
+        psi=detector.psi,
+        ks=detector.ks,
+        p_value=detector.p_value,
+        num_reference=detector.num_reference,
+        num_current=detector.num_current,
+        message=detector.reason,
+    )
