@@ -82,9 +82,10 @@ load_secrets() {
   done <"$file"
 }
 
-# Whether the process in $1 is one of ours and not another that got its number.
+# Whether the process in $1 is one of ours and not another that got its number. (Without -ww, ps cuts
+# lines at $COLUMNS.)
 is_ours() {
-  [[ -n $1 && $1 != "$$" && $(ps -p "$1" -o args= 2>/dev/null) == *"$2"* ]]
+  [[ -n $1 && $1 != "$$" && $(ps -ww -p "$1" -o args= 2>/dev/null) == *"$2"* ]]
 }
 
 stop() {
@@ -95,6 +96,7 @@ stop() {
   while is_ours "$ours" host.sh || is_ours "$python" coderllm_jax; do
     if ((waited >= stop_limit_s * 5)); then
       if is_ours "$python" coderllm_jax; then kill -KILL "$python"; fi
+      sleep 1  # for the code to be written down
       if is_ours "$ours" host.sh; then kill -KILL "$ours"; fi
       break
     fi

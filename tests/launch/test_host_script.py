@@ -137,10 +137,13 @@ def test_what_does_not_stop_is_killed(left: Path, monkeypatch: pytest.MonkeyPatc
     script.write_text("trap '' TERM; while :; do sleep 0.05; done")
     monkeypatch.setenv("FAKE_RUN", str(script))
     monkeypatch.setenv("LAUNCH_STOP_LIMIT_S", "1")
+    monkeypatch.setenv("COLUMNS", "40")  # ps would cut the line that says whose a process is
     process = run(left)
     wait_until(lambda: started(left) == 1)
+    (deaf,) = [int(path.suffix[1:]) for path in left.glob("started.*")]
     assert host("stop", "trial").wait(_PATIENCE_S) == 0
-    assert process.wait(_PATIENCE_S) < 0
+    assert process.wait(_PATIENCE_S) == 137
+    wait_until(lambda: not Path(f"/proc/{deaf}").exists())
 
 
 def test_a_number_that_is_anothers_by_now_is_left_alone(left: Path, tmp_path: Path) -> None:

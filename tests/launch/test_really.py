@@ -23,7 +23,7 @@ SETTINGS = """
 name = "real"
 arguments = [
   "--config={card}:slow", "--config.workdir={workdir}", "--config.data.path={rows}",
-  "--config.model.cache_dir={cache}", "--config.steps=40", "--config.mesh.platform=cpu",
+  "--config.model.cache_dir={cache}", "--config.steps=16", "--config.evaluation.every_steps=0", "--config.mesh.platform=cpu",
   "--config.distributed.timeout_s=60",
 ]
 [ssh]
@@ -91,10 +91,10 @@ def test_one_of_two_is_stopped_and_the_launch_goes_on(tmp_path: Path) -> None:
     assert len(set(saved)) == 1  # both, at the same step
     assert "launch: exit code 42: starting again (20 restarts left)" in said
     interrupted, finished = summary_of(workdir)
-    assert 5 <= interrupted < finished == 40
+    assert 5 <= interrupted < finished == 16
     assert summary(workdir)["status"] not in ("interrupted", "diverged")
-    assert checkpoints(workdir)[-1] == 40
-    assert sorted(losses(workdir)) == list(range(1, 41))
+    assert checkpoints(workdir)[-1] == 16
+    assert sorted(losses(workdir)) == list(range(1, 17))
 
 
 def summary_of(workdir: Path) -> list[int]:
