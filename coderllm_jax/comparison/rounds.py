@@ -17,9 +17,8 @@ Everything is kept as it comes, and a comparison that was killed goes on:
 An answer's key is a digest of the arm, who answers, the phase, and the query but for its id; times
 are the answer's own, and stay with it. Answers that ended in an error are not kept.
 
-A turn that was cut is asked again as a whole. What stands in the other slots changes an answer by
-rounding, and rounding decides between near ties: so each answer is what it would have been, and a
-comparison that was killed ends with the same ones.
+A turn that was cut is asked again as a whole: half a turn has other costs than a whole one, and its
+answers are the same again.
 """
 
 from __future__ import annotations

@@ -1,18 +1,15 @@
 """Keys and values of what was read and written so far, a layer at a time, in slots.
 
-A global layer keeps every position up to the longest allowed; a local one only its window. Both
-are rings, and all slots turn together: whatever is decoded in turn t lies at place t mod M in all
-slots. Two slots of a local layer, window 4, after turn 9 (columns are places):
+A global layer keeps every position up to the longest allowed; a local one only its window, as a
+ring: position p lies at place p mod M. Two slots of a local layer, window 4 (columns are places):
 
     place               0  1  2  3
-    slot 0, position    7  8  5  6       began at turn 6 with position 5: offset 1
-    slot 1, position    2  3  0  1       began at turn 8 with position 2: offset 6
+    slot 0, position    8  9  6  7       the next one, 10, goes to place 2, over 6, which is out of
+    slot 1, position    0  1  2  -       sight by then; slot 1's goes to place 3
 
-    turn 10 writes place 2: position 9 of slot 0, over 5, and 4 of slot 1, over 0; both are out of
-    sight by then
-
-So a token's place is (position + offset) mod M, and one slice writes all slots at once: a write for
-each slot in turn costs as much as their attention. Keys are stored rotated by their position.
+Where a token lies follows from its own position alone, so that what it sees is summed in the same
+order whatever the other slots do: an answer is the same to the bit beside any neighbours. Keys are
+stored rotated by their position.
 
 Slots and KV heads share an axis: row s·G + g is head g of slot s. With an axis each, XLA reshapes
 the written cache for its product and copies all of it to do so.
@@ -58,26 +55,31 @@ def empty_caches(
     return tuple(caches)
 
 
-def positions_held(places: int, next_position: jax.Array, offset: jax.Array) -> jax.Array:
+def positions_held(places: int, next_position: jax.Array) -> jax.Array:
     """Which position lies at each place before `next_position` is written; negative: none.
 
-    next_position, offset: int32 [...]; returns [..., places].
+    next_position: int32 [...]; returns [..., places].
     """
-    unturned = jnp.arange(places) - offset[..., None]
     last = next_position[..., None] - 1
-    return last - (last - unturned) % places
+    return last - (last - jnp.arange(places)) % places
 
 
-def write_turn(
-    cache: LayerCache, k_SGK: jax.Array, v_SGK: jax.Array, turn: jax.Array
+def write_tokens(
+    cache: LayerCache, k_SGK: jax.Array, v_SGK: jax.Array, position_S: jax.Array
 ) -> LayerCache:
-    """One token of every slot, in turn `turn`; slots that are not in use get what nobody reads."""
-    place = turn % cache.places
+    """One token of every slot; slots that are not in use get what nobody reads."""
+    place_R = jnp.repeat(position_S % cache.places, k_SGK.shape[1])
+
+    @jax.vmap
+    def write(old_MK: jax.Array, new_K: jax.Array, place: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_index_in_dim(
+            old_MK, new_K.astype(old_MK.dtype), place, axis=0
+        )
+
+    rows, _, size = cache.keys.shape
     return LayerCache(
         *(
-            jax.lax.dynamic_update_slice_in_dim(
-                old, new.reshape(old.shape[0], 1, -1).astype(old.dtype), place, axis=1
-            )
+            write(old, new.reshape(rows, size), place_R)
             for old, new in zip(cache, (k_SGK, v_SGK), strict=True)
         )
     )
@@ -92,11 +94,11 @@ def write_piece(
     *,
     places: int,
 ) -> LayerCache:
-    """Rings with positions `start` to `start + length` of some prompts, at offset 0.
+    """Rings with positions `start` to `start + length` of some prompts.
 
     Of more than a ring holds, the last. before: the rings until then; None: nothing was held.
     """
-    source_BM = positions_held(places, start_B + length_B, jnp.zeros_like(start_B))
+    source_BM = positions_held(places, start_B + length_B)
     source_BM = source_BM - start_B[:, None]
     take = jax.vmap(lambda new, source: jnp.take(new, source, axis=0, mode="clip"))
 
@@ -114,14 +116,14 @@ def write_piece(
 
 
 def write_slot(
-    cache: LayerCache, held: LayerCache, *, slot: jax.Array, offset: jax.Array, num_slots: int
+    cache: LayerCache, held: LayerCache, *, slot: jax.Array, num_slots: int
 ) -> LayerCache:
-    """The first prompt's rings in a slot, turned by its offset."""
+    """The first prompt's rings in a slot."""
     groups = cache.keys.shape[0] // num_slots
     row_G = slot * groups + jnp.arange(groups)
     return LayerCache(
         *(
-            old.at[row_G].set(jnp.roll(ring[:groups], offset, axis=1).astype(old.dtype))
+            old.at[row_G].set(ring[:groups].astype(old.dtype))
             for old, ring in zip(cache, held, strict=True)
         )
     )

@@ -264,11 +264,6 @@ class Engine:
 
     def _admit(self) -> None:
         """Gives free slots to those who wait, as far as that does not hold up the others."""
-        if self._waiting and not self._running:
-            # An idle engine answers alike whatever it has answered before: rings that stand
-            # elsewhere are summed in another order, and rounding decides between near ties.
-            self._in_flight = None  # of requests that have ended
-            self._state = self._state._replace(turn=self._state.turn * 0)
         room = _PREFILL_TOKENS_A_STEP
         while self._waiting and self._free and (room > 0 or not self._running):
             completion = self._waiting.popleft()

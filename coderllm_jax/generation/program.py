@@ -30,7 +30,7 @@ from coderllm_jax.generation.cache import (
     rows_to_tokens,
     write_piece,
     write_slot,
-    write_turn,
+    write_tokens,
 )
 from coderllm_jax.generation.network import DecodeWeights, head_logits, run_blocks
 from coderllm_jax.generation.sampling import SamplingArrays, choose_tokens, likeliest
@@ -44,16 +44,13 @@ MAX_ALTERNATIVES = 20
 
 
 class SlotState(NamedTuple):
-    """What decoding carries from token to token; donated. One entry a slot in every field but turn.
+    """What decoding carries from token to token; donated. One entry a slot in every field.
 
-    turn counts the tokens decoded so far, whoever's (see `cache`); in a slot that decodes it is
-    position + offset. token is the last one, which is not in the caches yet; position is where it
-    belongs. answered counts the answer's tokens so far. seen is bool [S, V].
+    token is the last one, which is not in the caches yet; position is where it belongs. answered
+    counts the answer's tokens so far. seen is bool [S, V].
     """
 
     caches: tuple[LayerCache, ...]
-    turn: jax.Array
-    offset: jax.Array
     token: jax.Array
     position: jax.Array
     answered: jax.Array
@@ -107,8 +104,6 @@ def new_slots(
 
     return SlotState(
         empty_caches(architecture, num_slots=num_slots, max_length=max_length, dtype=dtype),
-        turn=jnp.zeros((), jnp.int32),
-        offset=zeros(),
         token=zeros(),
         position=zeros(),
         answered=zeros(),
@@ -129,7 +124,7 @@ def prefill(
     options: ForwardOptions,
     max_length: int,
 ) -> tuple[LayerCache, ...]:
-    """What B prompts hold with a piece of each, in rings of their own that have not turned.
+    """What B prompts hold with a piece of each, in rings of their own.
 
     before: what they held before it; None: nothing. It stays, for other prompts that begin alike.
     """
@@ -144,7 +139,7 @@ def prefill(
         after.append(write_piece(held, k, v, piece.start, piece.length, places=places))
         key_positions_BM = jnp.where(written_BL, positions_BL, -1)
         if held is not None:
-            held_BM = positions_held(places, piece.start, jnp.zeros_like(piece.start))
+            held_BM = positions_held(places, piece.start)
             key_positions_BM = jnp.concatenate([held_BM, key_positions_BM], axis=1)
             k, v = (
                 jnp.concatenate([rows_to_tokens(old, num_rows=k.shape[0]), new], axis=1)
@@ -166,16 +161,14 @@ def start(state: SlotState, held: tuple[LayerCache, ...] | None, begin: Start) -
     held: rings of prompts, of which the first is meant; None: the last token is the only one.
     """
     slot = begin.slot
-    offset = state.turn - begin.position
     caches = state.caches
     if held is not None:
         caches = tuple(
-            write_slot(cache, rings, slot=slot, offset=offset, num_slots=state.token.shape[0])
+            write_slot(cache, rings, slot=slot, num_slots=state.token.shape[0])
             for cache, rings in zip(caches, held, strict=True)
         )
     return state._replace(
         caches=caches,
-        offset=state.offset.at[slot].set(offset),
         token=state.token.at[slot].set(begin.token),
         position=state.position.at[slot].set(begin.position),
         answered=state.answered.at[slot].set(0),
@@ -215,8 +208,8 @@ def decode(
     caches = list(state.caches)
 
     def attention(layer: int, q: Any, k: Any, v: Any) -> jax.Array:
-        caches[layer] = write_turn(caches[layer], k[:, 0], v[:, 0], state.turn)
-        held_SM = positions_held(caches[layer].places, state.position + 1, state.offset)
+        caches[layer] = write_tokens(caches[layer], k[:, 0], v[:, 0], state.position)
+        held_SM = positions_held(caches[layer].places, state.position + 1)
         visible_S1M = _visible(state.position[:, None], held_SM, architecture, layer)
         mixed_SHK = attend_held(
             q[:, 0],
@@ -263,7 +256,6 @@ def decode(
     finished_S = active_S & (is_stop_S | (answered_S >= state.budget))
     state = state._replace(
         caches=tuple(caches),
-        turn=state.turn + 1,
         token=token_S,
         position=state.position + step_S,
         answered=answered_S,

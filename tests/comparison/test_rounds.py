@@ -95,7 +95,7 @@ class _Killed(BaseException):
 
 
 def test_a_turn_that_was_cut_is_asked_again_as_a_whole(tmp_path):
-    """Or its questions would have other neighbours than they have in an uninterrupted one."""
+    """Or what it cost would be that of half a turn."""
     whole_arms = answerers()
     whole = ask_in_turns(
         Book(tmp_path / "whole"), whole_arms, queries(6), phase="p", size=3, seed=0

@@ -16,7 +16,7 @@ from coderllm_jax.generation.cache import (
     positions_held,
     write_piece,
     write_slot,
-    write_turn,
+    write_tokens,
 )
 from coderllm_jax.model.architecture import TINY
 from coderllm_jax.model.attention import attend
@@ -25,22 +25,19 @@ from coderllm_jax.model.precision import FLOAT32, PRECISIONS
 PLACES, GROUPS, SIZE = 4, 2, 3
 
 
-def held(next_position, offset):
-    return positions_held(PLACES, jnp.array(next_position), jnp.array(offset)).tolist()
+def held(next_position):
+    return positions_held(PLACES, jnp.array(next_position)).tolist()
 
 
 def test_the_drawing():
-    assert held(9, 1) == [7, 8, 5, 6]
-    assert held(4, 6) == [2, 3, 0, 1]
-    # After turn 10, which writes place 2.
-    assert held(10, 1) == [7, 8, 9, 6]
-    assert held(5, 6) == [2, 3, 4, 1]
+    assert held([10, 3]) == [[8, 9, 6, 7], [0, 1, 2, -1]]
+    # After the next tokens: 10 lies over 6, and 3 where nothing was.
+    assert held([11, 4]) == [[8, 9, 10, 7], [0, 1, 2, 3]]
 
 
 def test_a_sequence_shorter_than_its_ring_leaves_places_empty():
-    assert held(2, 0) == [0, 1, -2, -1]
-    assert held(2, 3) == [1, -2, -1, 0]
-    assert max(held(0, 5)) < 0
+    assert held(2) == [0, 1, -2, -1]
+    assert max(held(0)) < 0
 
 
 def keys_of(positions, row):
@@ -53,7 +50,7 @@ def keys_of(positions, row):
 
 pieces = jax.jit(functools.partial(write_piece, places=PLACES))
 slots = jax.jit(functools.partial(write_slot, num_slots=2))
-turns = jax.jit(write_turn)
+tokens = jax.jit(write_tokens)
 
 
 def in_pieces(lengths, row):
@@ -71,32 +68,28 @@ def in_pieces(lengths, row):
 @given(
     st.lists(st.integers(1, 7), min_size=1, max_size=3),
     st.lists(st.integers(1, 7), min_size=1, max_size=2),
-    st.integers(0, 9),
     st.integers(1, 9),
     st.integers(1, 9),
 )
-def test_slots_that_begin_at_different_turns_hold_their_last_tokens(first, second, turn, gap, more):
+def test_slots_that_begin_at_different_times_hold_their_last_tokens(first, second, gap, more):
     cache = LayerCache(*(jnp.full((2 * GROUPS, PLACES, SIZE), -7.0) for _ in range(2)))
     lengths = [first, second]
-    position, offset = [0, 0], [0, 0]
+    position = [0, 0]
 
     def begin(slot):
         position[slot] = sum(lengths[slot])
-        offset[slot] = turn - position[slot]
-        rings = in_pieces(lengths[slot], slot)
-        return slots(cache, rings, slot=np.int32(slot), offset=np.int32(offset[slot]))
+        return slots(cache, in_pieces(lengths[slot], slot), slot=np.int32(slot))
 
     cache = begin(0)
     for step in range(gap + more):
         if step == gap:
             cache = begin(1)
         new = np.stack([keys_of([position[slot]], slot)[0] for slot in (0, 1)])
-        cache = turns(cache, new, new, np.int32(turn))
-        turn += 1
+        cache = tokens(cache, new, new, np.array(position, np.int32))
         position = [position[0] + 1, position[1] + (step >= gap)]
     for slot in (0, 1):
-        positions = held(position[slot], offset[slot])
-        assert sorted(positions)[-1] == position[slot] - 1
+        positions = held(position[slot])
+        assert max(positions) == position[slot] - 1
         rows = np.asarray(cache.keys).reshape(2, GROUPS, PLACES, SIZE)[slot]
         for place, where in enumerate(positions):
             if where >= 0:

@@ -102,18 +102,21 @@ def test_what_all_prompts_begin_with_is_computed_once(monkeypatch):
     )
 
 
-def test_an_idle_engine_answers_alike_whatever_it_has_answered_before():
-    """To the last bit: where rings stand decides in which order they are summed."""
-    fresh, used = engine(), engine()
-    for prompts in (PROMPTS[:3], PROMPTS[3:5]):
-        used.generate(requests(prompts, count=7))
-    pairs = zip(
-        fresh.generate(requests(PROMPTS, logprobs=True)),
-        used.generate(requests(PROMPTS, logprobs=True)),
-        strict=True,
-    )
-    for one, other in pairs:
-        assert (one.ids, one.logprobs) == (other.ids, other.logprobs)
+def test_an_answer_is_the_same_to_the_bit_beside_any_neighbours_and_at_any_time():
+    """Where a token lies in a ring decides in which order it is summed, so nobody may move it."""
+    crowded = engine()
+    crowd = requests(PROMPTS, count=13, sampling=Sampling(temperature=2.0, seed=7))
+    for request in crowd:
+        crowded.submit(request)
+    for _ in range(5):
+        crowded.step()
+    for number, prompt in enumerate(PROMPTS):
+        asked = Request(f"mine/{number}", prompt, 20, logprobs=True)
+        among = crowded.submit(asked)
+        while not among.finish:
+            crowded.step()
+        (alone,) = engine().generate([asked])
+        assert (among.ids, among.logprobs) == (alone.ids, alone.logprobs)
 
 
 def test_a_sample_depends_on_its_seed_and_on_nothing_around_it():
