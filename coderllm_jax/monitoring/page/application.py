@@ -17,16 +17,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from prometheus_client import generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from coderllm_jax.monitoring.exposition import registry
 from coderllm_jax.monitoring.page.assets import Asset, load_assets
 from coderllm_jax.monitoring.page.feed import SECTIONS, Feed, to_json
+from coderllm_jax.redaction import redact
 
 if TYPE_CHECKING:
     from coderllm_jax.monitoring.watching import Watch
@@ -43,14 +47,8 @@ _POINTS = (50, 20_000)
 class Page:
     """The application and what it needs to end well: `app` is served, `drain` ends its streams."""
 
-    def __init__(
-        self,
-        watch: Watch,
-        *,
-        poll_s: float,
-        metrics: Callable[[Watch], bytes] | None = None,
-    ) -> None:
-        self._watch, self._poll_s, self._metrics = watch, poll_s, metrics
+    def __init__(self, watch: Watch, *, poll_s: float) -> None:
+        self._watch, self._poll_s = watch, poll_s
         self._assets = load_assets()
         self._feed: Feed | None = None
         self._num_watchers = 0
@@ -118,10 +116,8 @@ class Page:
 
     async def _show_metrics(self, _: Request) -> Response:
         assert self._feed is not None
-        if self._metrics is None:
-            return _missing("collector of metrics")
-        text = await self._feed.ask(self._metrics)
-        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+        text = await self._feed.ask(lambda watch: generate_latest(registry(watch)).decode())
+        return Response(redact(text), headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
 
     async def _events(self, request: Request) -> Response:
         if self._num_watchers >= _MAX_WATCHERS or self._is_draining:
