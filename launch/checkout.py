@@ -40,7 +40,7 @@ def check_code(settings: Settings, root: Path = ROOT) -> None:
     """LaunchError where the secrets would travel with the code, or a card would not."""
     files = set(list_files(root))
     if settings.secrets_file:
-        secrets = Path(settings.secrets_file).expanduser().resolve()
+        secrets = Path(settings.secrets_file).resolve()
         if secrets.is_relative_to(root) and str(secrets.relative_to(root)) in files:
             raise LaunchError(
                 f"secrets_file {settings.secrets_file} is tracked by git; "

@@ -38,8 +38,8 @@ def check_arguments(settings: Settings) -> None:
     for option in ("enabled", "coordinator", "num_processes", "process_id"):
         if settings.has_argument(f"distributed.{option}"):
             raise LaunchError(
-                f"arguments sets distributed.{option}; how processes find one another is the launch's business: "
-                "leave it out"
+                f"arguments sets distributed.{option}; how processes find one another is the "
+                "launch's business: leave it out"
             )
 
 

@@ -85,7 +85,7 @@ def _install(settings: Settings, commands: Commands) -> None:
             if code:
                 raise LaunchError(f"installing on {host} failed ({code}); its lines are above")
     if settings.secrets_file:
-        secrets = Path(settings.secrets_file).expanduser()
+        secrets = Path(settings.secrets_file)
         for words in _on_each_host(settings, "receive"):
             commands.must(words, "copying the secrets", stdin=secrets)
 

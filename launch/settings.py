@@ -121,6 +121,9 @@ def load_settings(path: Path) -> Settings:
         raise LaunchError(f"{path}: is no TOML ({error}); compare launch/settings.toml") from None
     try:
         settings = _read_table(Settings, values, "")
+        if settings.secrets_file:  # no shell expands it, and the launch works in the checkout
+            secrets = Path(settings.secrets_file).expanduser().absolute()
+            settings = dataclasses.replace(settings, secrets_file=str(secrets))
         _check(settings)
     except LaunchError as error:
         raise LaunchError(f"{path}: {error}") from None
@@ -197,7 +200,7 @@ def _check(settings: Settings) -> None:
         if value < low:
             raise LaunchError(f"{path} is {value}; expected at least {low}")
     if settings.secrets_file:
-        check_secrets(Path(settings.secrets_file).expanduser())
+        check_secrets(Path(settings.secrets_file))
 
 
 def check_secrets(path: Path) -> None:

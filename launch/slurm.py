@@ -6,8 +6,6 @@ JAX finds the tasks of a job by Slurm's own variables.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from launch.commands import Commands
 from launch.host_words import check_arguments
 from launch.settings import Settings
@@ -23,7 +21,7 @@ def launch(settings: Settings, commands: Commands) -> int:
     slurm = settings.slurm
     options = [f"--python={slurm.python}"]
     if settings.secrets_file:
-        options.append(f"--secrets={Path(settings.secrets_file).expanduser().absolute()}")
+        options.append(f"--secrets={settings.secrets_file}")
     return commands.run(
         [
             "sbatch",

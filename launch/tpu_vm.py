@@ -220,11 +220,12 @@ def _install(queue: _Queue, archive: str) -> None:
     commands = queue.commands
     commands.must(queue.scp(archive, _CODE), "copying the code")
     unpack = (["mkdir", "-p", _FOLDER], ["tar", "xzf", _CODE, "-C", _FOLDER])
-    lines = [*map(shlex.join, unpack), remote_line(_FOLDER, install_words(settings, "tpu"))]
+    lines = [*map(shlex.join, unpack), shlex.join(["cd", _FOLDER])]
     if settings.secrets_file:
         commands.must(queue.scp(settings.secrets_file, _SECRETS), "copying the secrets")
         receive = shlex.join(verb_words("receive", name))
         lines += [f"{receive} < ../{_SECRETS}", f"rm ../{_SECRETS}"]
+    lines.append(shlex.join(install_words(settings, "tpu")))
     commands.must(queue.ssh("all", " && ".join(lines)), "installing on all workers")
 
 

@@ -13,17 +13,21 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.faults.processes import CARD, Lab, checkpoints, events, free_port, losses, summary
 from tests.launch.fakes import World
 
 ROOT = Path(__file__).parents[2]
-_PATIENCE_S = 150.0
+# Four starts of JAX and as many compilations, which other work may starve.
+_PATIENCE_S = 280.0
 
 SETTINGS = """
 name = "real"
 arguments = [
   "--config={card}:slow", "--config.workdir={workdir}", "--config.data.path={rows}",
-  "--config.model.cache_dir={cache}", "--config.steps=16", "--config.evaluation.every_steps=0", "--config.mesh.platform=cpu",
+  "--config.model.cache_dir={cache}", "--config.steps=12",
+  "--config.evaluation.every_steps=0", "--config.mesh.platform=cpu",
   "--config.distributed.timeout_s=60",
 ]
 [ssh]
@@ -35,6 +39,7 @@ python = "{python}"
 """
 
 
+@pytest.mark.timeout(600)
 def test_one_of_two_is_stopped_and_the_launch_goes_on(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     lab.write_rows()
@@ -73,7 +78,7 @@ def test_one_of_two_is_stopped_and_the_launch_goes_on(tmp_path: Path) -> None:
         )
     try:
         deadline = time.monotonic() + _PATIENCE_S
-        while max(losses(workdir), default=0) < 5:
+        while max(losses(workdir), default=0) < 2:
             assert launch.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)
@@ -90,14 +95,14 @@ def test_one_of_two_is_stopped_and_the_launch_goes_on(tmp_path: Path) -> None:
     assert len(saved) == 2, said
     assert len(set(saved)) == 1  # both, at the same step
     assert "launch: exit code 42: starting again (20 restarts left)" in said
-    interrupted, finished = summary_of(workdir)
-    assert 5 <= interrupted < finished == 16
+    interrupted, finished = last_steps(workdir)
+    assert 2 <= interrupted < finished == 12
     assert summary(workdir)["status"] not in ("interrupted", "diverged")
-    assert checkpoints(workdir)[-1] == 16
-    assert sorted(losses(workdir)) == list(range(1, 17))
+    assert checkpoints(workdir)[-1] == 12
+    assert sorted(losses(workdir)) == list(range(1, 13))
 
 
-def summary_of(workdir: Path) -> list[int]:
+def last_steps(workdir: Path) -> list[int]:
     """The steps at which its two sessions ended."""
     ends = [event for event in events(workdir) if event["event"] in ("interrupted", "finished")]
     assert [event["event"] for event in ends] == ["interrupted", "finished"]

@@ -154,6 +154,15 @@ class TestSecrets:
         assert f"{path}:4: expected NAME=value" in str(raised.value)
         assert "canary" not in str(raised.value)
 
+    def test_its_path_is_where_the_user_means(self, tmp_path: Path, monkeypatch) -> None:
+        """No shell expands `~` for gcloud and kubectl, and the launch works in the checkout."""
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "s.env").touch(mode=0o600)
+        for name in ("~/s.env", "s.env"):
+            (tmp_path / "mine.toml").write_text(f"secrets_file = '{name}'")
+            assert load_settings(Path("mine.toml")).secrets_file == str(tmp_path / "s.env")
+
     def test_a_file_that_git_tracks_would_travel(self, launch, world, monkeypatch, capsys) -> None:
         from launch import checkout
 
