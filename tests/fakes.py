@@ -3,6 +3,8 @@
     ScriptedEndpoint   a real HTTP server on loopback that streams OpenAI's protocol from a script
     FakeAnswerer       an Answerer of the same scripts without a network, on a FakeClock
     FakeClock          time that passes only when somebody waits
+    FakeNvml           pynvml with a card in it, some of whose figures a driver may not expose
+    FakeTpuInfo        tpu_info with chips whose metrics service answers, fails or hangs
 
 A script is a Reply a request, in order; the last one goes on for ever. The chunks of a reply are
 (seconds after its service began, text, tokens):
@@ -23,6 +25,7 @@ import math
 import socket
 import threading
 import time
+import types
 from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, NamedTuple
@@ -538,3 +541,78 @@ class FakeAnswerer:
             error=error,
         )
         return Delta(going.query.id, text, answer)
+
+
+# ------------------------------------------------------------------------- without a device
+
+
+class FakeNvml:
+    """What `monitoring.accelerators` calls of pynvml. hidden: functions that raise NotSupported."""
+
+    NVML_TEMPERATURE_GPU = 0
+
+    def __init__(self, *, num_cards: int = 1, hidden: Sequence[str] = (), starts: bool = True):
+        self.num_cards, self.hidden, self.starts = num_cards, set(hidden), starts
+        self.temperature_c = 61
+        self.reasons = 0
+        self.num_shutdowns = 0
+
+    class NotSupportedError(Exception):
+        """As a driver says it."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("nvmlDeviceGet") and name in object.__getattribute__(self, "hidden"):
+            return self._refuse
+        return object.__getattribute__(self, name)
+
+    def _refuse(self, *arguments: object) -> Any:
+        raise self.NotSupportedError("Not Supported")
+
+    def nvmlInit(self) -> None:
+        if not self.starts:
+            raise OSError("Driver Not Loaded")
+
+    def nvmlShutdown(self) -> None:
+        self.num_shutdowns += 1
+
+    def nvmlDeviceGetCount(self) -> int:
+        return self.num_cards
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return index
+
+    def nvmlDeviceGetName(self, handle: int) -> str:
+        return f"Fake H{handle}"
+
+    def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:
+        return types.SimpleNamespace(gpu=93, memory=40)
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
+        return types.SimpleNamespace(used=60 << 30, total=80 << 30, free=20 << 30)
+
+    def nvmlDeviceGetPowerUsage(self, handle: int) -> int:
+        return 412_500
+
+    def nvmlDeviceGetEnforcedPowerLimit(self, handle: int) -> int:
+        return 700_000
+
+    def nvmlDeviceGetTemperature(self, handle: int, sensor: int) -> int:
+        return self.temperature_c
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: int) -> int:
+        return self.reasons
+
+
+class FakeTpuInfo:
+    """What `monitoring.accelerators` calls of tpu_info; `answer` is called by every question."""
+
+    def __init__(self, answer: Callable[[], Sequence[Any]], *, num_chips: int = 2) -> None:
+        self.device = types.SimpleNamespace(get_local_chips=lambda: ("TPU v5e chip", num_chips))
+        self.metrics = types.SimpleNamespace(get_chip_usage=lambda chip: answer())
+
+    @staticmethod
+    def usage(index: int) -> Any:
+        """One chip's figures, as tpu_info gives them."""
+        return types.SimpleNamespace(
+            device_id=index, memory_usage=4 << 30, total_memory=16 << 30, duty_cycle_pct=87.5
+        )

@@ -1,11 +1,12 @@
 """Figures that say whether a training goes well, kept up to date row by row; rules refer to them.
 
     not_finite          1 while a loss or gradient norm of the last rows is NaN or infinite
-    loss_rise           how far the loss has risen above its lowest level, as a part of that level
+    loss_rise           how far the loss has risen above its lowest level, as a part of that level,
+                        at the least: less what noise may have done
     overfitting         how far the evaluation loss has risen above its best, as a part of it,
                         while the training loss went on falling
-    plateau_fraction    the part of the run, in evaluations, since one was better than all before
-                        by more than 0.5 %; 0 before there are eight of them
+    plateau_fraction    the part of the run, in evaluations, since five of them together were better
+                        than any five before by more than 0.5 %; 0 before there are eight
     data_wait_fraction  the part of recent steps' time that was spent waiting for batches
     skipped_fraction    the part of recent steps whose batch the run's guard would not learn from
 
@@ -19,7 +20,7 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Mapping
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 # Rows whose median is the loss now, and those whose median may become its lowest level.
@@ -31,6 +32,7 @@ _LOWEST_EVERY = 10
 _SPREADS = 8.0
 _NOISE_ROWS = 100.0
 _LEAST_PLATEAU = 8
+_SMOOTHED = 5
 _FRESH_ROWS = 5
 _GAIN = 0.005
 _MUST_BE_FINITE = ("loss", "eval_loss", "grad_norm")
@@ -52,6 +54,7 @@ class RunHealth:
         self.best: tuple[int, float] | None = None
         self._level_at_best: float | None = None
         self._last_gain = 0
+        self._best_level = math.inf
         self._last_step = 0
 
     def add(self, row: Mapping[str, Any], *, is_fresh: bool) -> None:
@@ -98,11 +101,11 @@ class RunHealth:
     def _add_loss(self, loss: float) -> None:
         if self._losses:
             change = abs(loss - self._losses[-1])
-            mean = self._mean_change
+            usual = self._mean_change
             # One jump is no noise: it counts as five times what is usual at most.
             part = 1 / min(_NOISE_ROWS, self._num_losses)
             self._mean_change = (
-                change if mean is None else mean + part * (min(change, 5 * mean) - mean)
+                change if usual is None else usual + part * (min(change, 5 * usual) - usual)
             )
         self._losses.append(loss)
         self._num_losses += 1
@@ -122,8 +125,10 @@ class RunHealth:
         if loss < best_before:
             self.best = (step, loss)
             self._level_at_best = self._level()
-        if loss < best_before - _GAIN * abs(best_before) or math.isinf(best_before):
-            self._last_gain = len(self._evaluations)
+        # One lucky evaluation would make all that follow look like none.
+        level = mean(self._evaluations[-_SMOOTHED:])
+        if level < self._best_level - _GAIN * abs(level):
+            self._best_level, self._last_gain = level, len(self._evaluations)
 
     def _plateau_fraction(self) -> float | None:
         if not self._evaluations:
@@ -139,9 +144,7 @@ class RunHealth:
         # Neighbours differ by 2 sd / sqrt(pi) in the mean, and a slow trend leaves that alone.
         noise = self._mean_change * math.sqrt(math.pi) / 2
         spread = 1.25 * noise * math.sqrt(1 / _LEVEL_ROWS + 1 / _LOWEST_ROWS)
-        if rise <= _SPREADS * spread:
-            return 0.0
-        return rise / max(abs(self._lowest_level), 1e-12)
+        return max(0.0, rise - _SPREADS * spread) / max(abs(self._lowest_level), 1e-12)
 
     def _overfitting(self) -> float | None:
         if self.best is None or len(self._evaluations) < 3:

@@ -1,0 +1,111 @@
+"""Every line once, whatever a writer does to its file."""
+
+from __future__ import annotations
+
+import os
+
+from coderllm_jax.monitoring import tailing
+from coderllm_jax.monitoring.tailing import LineTail, LogTail
+
+
+def add(path, text):
+    with path.open("a") as file:
+        file.write(text)
+
+
+def test_lines_come_once_and_half_a_line_waits(tmp_path):
+    path = tmp_path / "a.jsonl"
+    tail = LineTail(path)
+    assert tail.read() == ([], False, False)  # not there yet
+    add(path, "one\ntw")
+    assert tail.read().lines == [b"one"]
+    assert tail.read().lines == []
+    add(path, "o\nthree\n")
+    assert tail.read() == ([b"two", b"three"], False, False)
+
+
+def test_a_replaced_file_begins_anew(tmp_path):
+    path = tmp_path / "a.jsonl"
+    add(path, "one\ntwo\n")
+    tail = LineTail(path)
+    tail.read()
+    other = tmp_path / "other"
+    add(other, "one\n")
+    other.replace(path)
+    add(path, "new\n")
+    assert tail.read() == ([b"one", b"new"], True, False)
+
+
+def test_a_file_cut_in_place_begins_anew_even_where_it_has_grown_past_where_it_was(tmp_path):
+    path = tmp_path / "a.jsonl"
+    add(path, "one\ntwo\n")
+    tail = LineTail(path)
+    tail.read()
+    inode = path.stat().st_ino
+    with path.open("r+") as file:
+        file.truncate(4)
+    add(path, "TWO\nthree\nfour\n")
+    assert path.stat().st_ino == inode
+    assert tail.read() == ([b"one", b"TWO", b"three", b"four"], True, False)
+
+
+def test_a_long_file_comes_in_pieces_and_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(tailing, "_CHUNK_BYTES", 64)
+    path = tmp_path / "a.jsonl"
+    lines = [f"line {i}".encode() for i in range(100)]
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    tail, got, more = LineTail(path), [], True
+    while more:
+        found = tail.read()
+        assert len(found.lines) <= 64
+        got, more = got + found.lines, found.more
+    assert got == lines
+
+
+def test_a_line_without_end_is_left_out_and_the_next_is_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(tailing, "_CHUNK_BYTES", 64)
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"a\n" + b"x" * 500 + b"\nb\n")
+    tail, got, more = LineTail(path), [], True
+    while more:
+        found = tail.read()
+        got, more = got + found.lines, found.more
+    assert got == [b"a", b"(too long)", b"b"]
+
+
+def test_a_rotated_log_loses_nothing(tmp_path):
+    path = tmp_path / "requests.jsonl"
+    add(path, "one\n")
+    tail = LogTail(path)
+    assert tail.read().lines == [b"one"]
+    add(path, "two\n")
+    path.rename(tmp_path / "requests.jsonl.1")
+    assert tail.read().lines == [b"two"]  # nothing in its place yet
+    with (tmp_path / "requests.jsonl.1").open("a") as file:
+        file.write("late\n")
+    add(path, "three\n")
+    found = tail.read()
+    assert found.lines == [b"late"]
+    assert found.more
+    assert tail.read().lines == [b"three"]
+    tail.close()
+
+
+def test_a_log_that_was_copied_and_truncated_goes_on(tmp_path):
+    path = tmp_path / "requests.jsonl"
+    add(path, "one\ntwo\n")
+    tail = LogTail(path)
+    assert tail.read().lines == [b"one", b"two"]
+    os.truncate(path, 0)
+    add(path, "3\n")
+    assert tail.read().lines == [b"3"]
+    tail.close()
+
+
+def test_a_log_that_appears_later_is_read_from_its_beginning(tmp_path):
+    path = tmp_path / "requests.jsonl"
+    tail = LogTail(path)
+    assert tail.read().lines == []
+    add(path, "one\n")
+    assert tail.read().lines == [b"one"]
+    tail.close()
