@@ -42,19 +42,14 @@ class Plan:
 
         The evaluation before the first step is none of them.
         """
-        ahead = [
-            {
-                *range((step // every + 1) * every, self.num_steps + 1, every),
-                self.num_steps,
-            }
-            if every
-            else {self.num_steps}
-            for every in (self.evaluation_every_steps, self.checkpoint_every_steps)
-        ]
-        first = max(step, 1)
-        evaluations = {at for at in ahead[0] if at >= first}
-        saves = {at for at in ahead[1] if at >= first}
-        return len(evaluations), len(saves - evaluations)
+        first, last = max(step, 1), self.num_steps
+        every, saved = self.evaluation_every_steps, self.checkpoint_every_steps
+        # Both are made at the last step, whatever their periods.
+        evaluations = int(first <= last) + _multiples(every, first, last - 1)
+        saves = _multiples(saved, first, last - 1)
+        if every and saved:
+            saves -= _multiples(math.lcm(every, saved), first, last - 1)
+        return evaluations, saves
 
 
 class RunTimes:
@@ -155,6 +150,11 @@ class RunTimes:
 
     def _count(self, kind: str, seconds: float) -> None:
         self.sums[kind] = self.sums.get(kind, 0.0) + seconds
+
+
+def _multiples(of: int, first: int, last: int) -> int:
+    """How many multiples lie from `first` to `last`; none of 0."""
+    return max(0, last // of - (first - 1) // of) if of else 0
 
 
 def _mean_and_spread(pauses_s: Sequence[float], count: int) -> tuple[float, float]:

@@ -40,7 +40,7 @@ def test_a_run_that_was_gone_on_with_runs():
 
 
 def test_a_process_that_says_nothing_is_stalled():
-    found = status([STARTED], [process(silent_s=30.0, since=NOW - 31)])
+    found = status([STARTED], [process(silent_s=30.0, since=NOW - 31)], last_row=NOW - 32)
     assert found.status == "stalled"
     assert "has not been heard of for 30 s" in found.reason
     assert found.idle_s == pytest.approx(31)

@@ -100,7 +100,7 @@ def test_half_way_the_time_left_is_right_and_the_interval_holds_as_often_as_it_s
     for _ in range(200):
         wander = np.zeros(200)
         for i in range(1, 200):
-            wander[i] = 0.9 * wander[i - 1] + generator.normal(0, 0.1)
+            wander[i] = 0.9 * wander[i - 1] + generator.normal(0, 0.05)
         seconds = np.exp(wander + generator.normal(0, 0.05, 200))
         times, now, at_half = RunTimes(), 0.0, None
         times.add({"step": 0, "time": now, "eval_loss": 5.0}, plan=plan)

@@ -1,0 +1,156 @@
+"""Rates and latencies of a window, by hand; arms apart; what a restart knows."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from coderllm_jax.config.monitoring import DriftSection
+from coderllm_jax.monitoring.request_fields import RequestReader
+from coderllm_jax.monitoring.traffic import TrafficWatch
+from tests.monitoring.watched import BEGAN, append, request
+
+DRIFT = DriftSection(reference_requests=200, window_requests=100)
+
+
+def watch(path, state=None):
+    return TrafficWatch(
+        path,
+        reader=RequestReader(()),
+        window_s=300.0,
+        drift=DRIFT,
+        max_rows=10_000,
+        state=state or {},
+    )
+
+
+def filled(path, rows, *, now=None, state=None):
+    for row in rows:
+        append(path, row)
+    traffic = watch(path, state)
+    while traffic.poll(now if now is not None else rows[-1]["time"]):
+        pass
+    return traffic
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "requests.jsonl"
+
+
+def test_a_window_by_hand(path):
+    rows = [request(BEGAN - 1000, total_s=99.0)]
+    rows += [request(BEGAN + i, total_s=float(i + 1), ttft_s=0.1) for i in range(20)]
+    rows[5]["status"], rows[6]["status"] = 500, 429
+    rows[7] |= {"arm": "rag", "num_sources": 0, "refused": True}
+    rows[8] |= {"arm": "rag", "num_sources": 3, "top_score": 0.5}
+    view = filled(path, rows).view(BEGAN + 19)
+    assert (view.num_requests, view.num_total) == (20, 21)
+    assert view.requests_per_s == pytest.approx(20 / 300)
+    assert view.error_rate == pytest.approx(0.05)
+    assert view.no_source_rate == 0.5
+    assert view.refusal_rate == pytest.approx(1 / 18)
+    assert (view.total_s.p50, view.total_s.p95, view.total_s.p99) == (10.0, 19.0, 20.0)
+    assert view.completion_tokens_per_s == pytest.approx(20 * 50 / 300)
+    assert view.by_arm == {"trained": 18, "rag": 2}
+    assert view.updated == BEGAN + 19
+
+
+def test_nothing_is_not_zero(path):
+    traffic = watch(path)
+    traffic.poll(BEGAN)
+    view = traffic.view(BEGAN)
+    assert (view.error_rate, view.total_s, view.updated) == (None, None, None)
+    assert traffic.figures(BEGAN)["latency_ratio"] is None
+    quiet = filled(path, [request(BEGAN)])
+    assert quiet.figures(BEGAN + 1000)["error_rate"] is None
+    assert quiet.figures(BEGAN + 1000)["num_requests"] == 0
+
+
+def test_bad_lines_are_counted(path):
+    path.write_text("nonsense\n\n")
+    traffic = filled(path, [request(BEGAN)])
+    assert traffic.view(BEGAN).num_bad_lines == 1
+
+
+def test_a_few_failures_at_night_are_no_rate(path):
+    rows = [request(BEGAN + i, status=500) for i in range(3)]
+    traffic = filled(path, rows)
+    assert traffic.figures(BEGAN + 3)["error_rate"] == 1.0
+    assert traffic.figures(BEGAN + 3)["error_rate_low"] is None
+    more = filled(path, [request(BEGAN + 10 + i, status=500) for i in range(7)])
+    assert 0.4 < more.figures(BEGAN + 20)["error_rate_low"] < 0.6
+
+
+def test_latency_is_held_against_the_usual_of_the_same_arm(path):
+    generator = np.random.default_rng(0)
+    rows = [
+        request(BEGAN + i, total_s=seconds * generator.uniform(0.8, 1.2), arm=arm)
+        for i in range(400)
+        for arm, seconds in (("trained", 1.0), ("rag", 10.0))
+    ]
+    traffic = filled(path, rows)
+    assert traffic.figures(BEGAN + 400)["latency_ratio"] == pytest.approx(1.0, abs=0.1)
+    # Everybody asks the slow one now: that is no slower service.
+    only_rag = [request(BEGAN + 1000 + i, total_s=10.0, arm="rag") for i in range(60)]
+    assert filled(path, only_rag).figures(BEGAN + 1060)["latency_ratio"] < 1.1
+    slow = [request(BEGAN + 2000 + i, total_s=3.0) for i in range(60)]
+    assert filled(path, slow).figures(BEGAN + 2060)["latency_ratio"] == pytest.approx(3, abs=0.4)
+
+
+def test_series_come_in_buckets_with_zeros_where_nobody_asked(path):
+    rows = [request(BEGAN + i) for i in range(60)] + [request(BEGAN + 150)]
+    traffic = filled(path, rows, now=BEGAN + 300)
+    points = traffic.columns.points("requests_per_s")
+    assert points.values.tolist()[:3] == [1.0, 1.0, pytest.approx(1 / 30)]
+    assert points.times.tolist()[:3] == [BEGAN, BEGAN + 30, BEGAN + 150]
+    assert len(traffic.columns.points("total_s_p95").values) == 3
+
+
+def test_each_arm_drifts_by_itself(path):
+    generator = np.random.default_rng(1)
+
+    def rows(start, count, length):
+        return [
+            request(
+                BEGAN + start + i,
+                arm=arm,
+                completion_tokens=round(tokens * generator.lognormal(0, 0.5)),
+                mean_logprob=generator.normal(-1, 0.2),
+            )
+            for i in range(count)
+            for arm, tokens in (("base", 50 * length), ("trained", 500))
+        ]
+
+    drifts = filled(path, [*rows(0, 400, 1), *rows(400, 300, 2.5)]).drifts()
+    drifted = {each.name for each in drifts if each.state == "drifted"}
+    assert drifted == {"base: completion_tokens"}
+    base = next(each for each in drifts if each.name == "base: completion_tokens")
+    assert base.current_mean > 1.8 * base.reference_mean
+    assert base.psi > 0.25
+
+
+def test_a_restart_knows_what_is_usual_and_judges_nothing_twice(path):
+    generator = np.random.default_rng(2)
+    usual = [
+        request(BEGAN + i, completion_tokens=float(generator.normal(100, 10))) for i in range(300)
+    ]
+    long = [
+        request(BEGAN + 300 + i, completion_tokens=float(generator.normal(120, 10)))
+        for i in range(300)
+    ]
+    before = filled(path, [*usual, *long])
+    state = json.loads(json.dumps(before.state()))
+    path.unlink()  # rotated away meanwhile
+    after = filled(path, long[-50:], state=state)
+    (drift,) = [each for each in after.drifts() if "completion_tokens" in each.name]
+    assert drift.state == "drifted"
+    assert drift.reference_mean == pytest.approx(100, abs=3)
+    assert after.figures(BEGAN + 600)["latency_ratio"] == pytest.approx(1.0)
+
+
+def test_ids_of_two_logs_of_one_name(tmp_path):
+    one, other = watch(tmp_path / "a" / "r.jsonl"), watch(tmp_path / "b" / "r.jsonl")
+    assert one.id != other.id
