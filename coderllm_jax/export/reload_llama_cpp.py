@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import llama_cpp
+import llama_cpp.llama_cpp as library
 import numpy as np
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
@@ -14,6 +15,7 @@ from coderllm_jax.export.reload_protocol import Job, Reply, answer
 
 def reload(job: Job) -> Reply:
     """Loads the file with float32 caches, so that its weights alone differ from ours, and asks."""
+    use_plain_kernels()
     longest = max(map(len, job.prompts))
     model = llama_cpp.Llama(
         job.artifact,
@@ -36,6 +38,23 @@ def reload(job: Job) -> Reply:
         text_ids=[model.tokenize(text.encode(), add_bos=True) for text in job.texts],
         chat_ids=[_chat_ids(model, template, chat) for chat in chats],
     )
+
+
+def use_plain_kernels() -> None:
+    """Models loaded after this keep their weights as the file has them.
+
+    By default llama.cpp repacks quantized weights for the processor it finds. On virtual machines
+    that announce AMX and do not let it run, that ends in an illegal instruction; elsewhere it is
+    one more thing between the file and its logits. The class `Llama` has no argument for it.
+    """
+    default_params = library.llama_model_default_params
+
+    def plain_params() -> Any:
+        params = default_params()
+        params.use_extra_bufts = False
+        return params
+
+    library.llama_model_default_params = plain_params
 
 
 def _logits(model: llama_cpp.Llama, prompt: Sequence[int], positions: Sequence[int]) -> np.ndarray:
