@@ -177,10 +177,13 @@ def break_even(costs: Costs, first: str, second: str) -> dict[str, Any]:
     more = abs(fixed_a - fixed_b)
     what = "chip-seconds" if unit == "s" else unit
     if not more:
-        least = first if each_a <= each_b else second
-        return {**found, "words": f"{least} costs less from the first answer on"}
+        least, most = (first, second) if each_a <= each_b else (second, first)
+        return {**found, "words": f"{least} costs less than {most} from the first answer on"}
     if saved <= 0:
-        words = f"{dearer} costs {more:.4g} {what} more at the start and saves nothing later"
+        words = (
+            f"{dearer} costs {more:.4g} {what} more at the start than {cheaper}, and saves nothing "
+            "later"
+        )
         return {**found, "words": words}
     answers = math.ceil(more / saved)
     words = (

@@ -59,8 +59,8 @@ def test_the_volume_from_which_training_has_paid_for_itself():
 @pytest.mark.parametrize(
     ("fixed", "words"),
     [
-        ({}, "costs less from the first answer on"),
-        ({"rag": {"training": 9.0}}, "saves nothing later"),
+        ({}, "costs less than rag from the first answer on"),
+        ({"rag": {"training": 9.0}}, "trained, and saves nothing later"),
     ],
 )
 def test_where_nothing_is_saved_there_is_no_such_volume(fixed, words):
