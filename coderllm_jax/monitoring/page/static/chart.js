@@ -125,7 +125,7 @@ class DygraphChart {
       axisTickSize: 0, labelsDivWidth: 0, showLabelsOnHighlight: false,
       // A finger scrolls the page; only a mouse selects.
       interactionModel: {
-        mousedown: own.mousedown, mousemove: own.mousemove, mouseup: own.mouseup,
+        mousedown: own.mousedown, willDestroyContextMyself: true,
         dblclick: () => this.zoomTo(null),
       },
       zoomCallback: (low, high) => this.data.zoom?.set([low, high], this),
