@@ -159,7 +159,7 @@ def test_a_library_that_does_not_load_it_is_quoted_in_one_line(adapter, tmp_path
     monkeypatch.setattr(exporting, "check_loaders", lambda formats: None)
     loader = verification.LOADERS["huggingface"]._replace(module="reload_nothing")
     monkeypatch.setitem(verification.LOADERS, "huggingface", loader)
-    with pytest.raises(ModelError, match="does not load it.*No module named") as caught:
+    with pytest.raises(ModelError, match=r"does not load it.*No module named") as caught:
         export_model(config_for(adapter, tmp_path / "out"))
     assert "\n" not in str(caught.value)
     assert names(tmp_path / "out") == []

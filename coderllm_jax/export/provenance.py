@@ -10,6 +10,7 @@ Nothing is read that training and evaluation did not write; what is missing is l
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,7 +60,7 @@ def read_provenance(
     model: TrainedModel, *, name: str = "", base_model: str = "", path: str = ""
 ) -> Provenance:
     """What is known of `model`, which was loaded from `path`; the first two replace what is."""
-    base = str(model.identity["name"])
+    base = public_name(str(model.identity["name"]))
     manifest, summary, config, figures = ({}, {}, {}, {})
     if model.run is not None:
         folder = RunFolder(model.run)
@@ -72,7 +73,7 @@ def read_provenance(
         name=name or default_name(base, path, model.run),
         base=base,
         base_repository=base_model or repository_of(base),
-        identity=model.identity,
+        identity={**model.identity, "name": base},
         training=_some(
             {**config, **summary, "step": trained.get("step")},
             _TRAINING,
@@ -82,6 +83,12 @@ def read_provenance(
         base_source=str(manifest.get("model", {}).get("source", "")),
         figures=figures,
     )
+
+
+def public_name(name: str) -> str:
+    """A model's name without what it says of this machine: of a folder or file, the last part."""
+    is_path = not name.startswith("hf://") and (name.startswith("gguf:") or os.sep in name)
+    return Path(name.removeprefix("gguf:")).name if is_path else name
 
 
 def repository_of(base: str) -> str:
