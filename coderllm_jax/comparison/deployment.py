@@ -54,20 +54,19 @@ def _artifact(arm: Arm, config: ComparisonConfig) -> str:
 
 
 def _command(arm: Arm, config: ComparisonConfig) -> str:
-    """What answers a question in that way."""
+    """What answers questions in that way; of somebody else's server, what tests it."""
     if arm.name == "endpoint":
         return "python -m coderllm_jax.evaluate " + shlex.quote(
             f"--config.endpoint.url={config.endpoint.url}"
         )
+    words = [f"--config.arms={arm.name.replace('_', '-')}"]
+    if arm.weights == "trained":
+        words.append(f"--config.run={config.run}")
+    else:
+        words.append(f"--config.base_model={base_model(config)}")
     if arm.looks_up:
-        other = "base" if arm.name == "rag" else "trained"
-        words = [f"--config.arms={arm.name},{other}", f"--config.run={config.run}"]
-        shown = " ".join(map(shlex.quote, words))
-        return f"python -m coderllm_jax.compare {shown} --config.test_queries='Your question'"
-    path = config.run if arm.weights == "trained" else base_model(config)
-    return (
-        f"python -m coderllm_jax.ask {shlex.quote(f'--config.model_path={path}')} 'Your question'"
-    )
+        words.append(f"--config.retrieval.index_dir={config.retrieval.index_dir}")
+    return f"python -m coderllm_jax.serve {' '.join(map(shlex.quote, words))}"
 
 
 def _hardware(arm: Arm, findings: Findings, devices: Mapping[str, Any]) -> str:

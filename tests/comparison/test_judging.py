@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 from coderllm_jax.comparison.deployment import deployments
@@ -10,6 +12,8 @@ from coderllm_jax.comparison.judging import judge_arms
 from coderllm_jax.comparison.rounds import Book
 from coderllm_jax.comparison.scoring import score
 from coderllm_jax.config.comparison import ComparisonConfig
+from coderllm_jax.config.serving import ServingConfig
+from coderllm_jax.entry import resolve_config
 from coderllm_jax.evaluation.tasks import load_human_eval
 from coderllm_jax.records import Answer
 from tests.comparison.made import TableAnswerer, answer, question
@@ -105,10 +109,15 @@ def test_every_arm_is_told_how_to_be_run():
     devices = {"platform": "cpu", "kind": "cpu", "cpu_cores": 2}
     told = {each["arm"]: each for each in deployments(found, config, devices)}
     assert list(told) == ["trained", "rag", "base", "trained_rag"]
-    assert told["trained"]["command"].startswith(
-        "python -m coderllm_jax.ask '--config.model_path=runs/my run'"
+    serve = "python -m coderllm_jax.serve --config.arms="
+    assert told["trained"]["command"] == f"{serve}trained '--config.run=runs/my run'"
+    assert told["base"]["command"] == f"{serve}base --config.base_model=tiny"
+    assert told["trained_rag"]["command"] == (
+        f"{serve}trained-rag '--config.run=runs/my run' --config.retrieval.index_dir=runs/index"
     )
-    assert "--config.arms=rag,base" in told["rag"]["command"]
+    for each in told.values():  # as a person would run them
+        words = shlex.split(each["command"])[3:]
+        assert resolve_config(["serve", *words], ServingConfig, "").arms
     assert "runs/index" in told["rag"]["artifact"]
     assert "runs/index" not in told["base"]["artifact"]
     assert "1.00 GB" in told["base"]["hardware"]
