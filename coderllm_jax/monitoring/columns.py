@@ -61,8 +61,6 @@ class Columns:
             self._grow()
         i = self._length
         self._steps[i], self._times[i] = step, time
-        for column in self._values.values():
-            column[i] = np.nan
         for name, value in figures.items():
             column_of_name = self._column(name)
             if column_of_name is not None:
@@ -80,7 +78,8 @@ class Columns:
     def cut(self, step: int) -> bool:
         """Forgets the rows of `step` and those after it; whether there were any."""
         length = int(np.searchsorted(self._steps[: self._length], step))
-        was_longer, self._length = self._length > length, length
+        was_longer = self._length > length
+        self._shorten(length)
         return was_longer
 
     def points(self, name: str, *, since_step: int | None = None) -> Points:
@@ -140,6 +139,12 @@ class Columns:
         for column in self._values.values():
             column[:kept] = _extremes_of_quads(column[:old].reshape(-1, 4))
             column[kept:length] = column[old : self._length]
+        self._shorten(length)
+
+    def _shorten(self, length: int) -> None:
+        """Beyond the last row every figure is NaN: a row writes only those that it has."""
+        for column in self._values.values():
+            column[length : self._length] = np.nan
         self._length = length
 
 

@@ -67,15 +67,7 @@ def _version(found: Found, file: JsonFile) -> VersionView:
         time = file.path.stat().st_mtime
     except OSError:
         time = 0.0
-    answerer = dig(values, "manifest", "answerer")
-    model = next(
-        (
-            str(answerer[key])
-            for key in ("name", "model")
-            if isinstance(answerer, dict) and key in answerer
-        ),
-        "",
-    )
+    model = str(dig(values, "manifest", "answerer", "name") or "")
     return VersionView(found.id, found.name, str(file.path), time, model, scores)
 
 

@@ -11,6 +11,7 @@ the monitor's state, so that a restart compares with the same one; deleting its 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +29,8 @@ from coderllm_jax.monitoring.views import DriftView, Percentiles, TrafficView
 BUCKET_S = 30.0
 _MAX_WINDOW = 50_000
 _MAX_ARMS = 8
+# Requests of the window that are summed up in a second; more of them are summed up less often.
+_SUMMARIES_PER_S = 4000.0
 # Fewer requests than these say nothing about a rate or a median.
 _LEAST_FOR_LATENCY = 30
 _LEAST_FOR_RATE = 10
@@ -39,6 +42,21 @@ _TIMES = ("total_s", "ttft_s", "time_per_token_s", "queue_s")
 def log_id(path: Path) -> str:
     """Stable over restarts and safe in a URL."""
     return identify(f"{path.parent.name}-{path.stem}", path)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Summary:
+    """The window at one moment."""
+
+    time: float
+    num_requests: int
+    figures: Mapping[str, float | None]
+    times: Mapping[str, Percentiles | None]
+    prompt_tokens_per_s: float | None
+    completion_tokens_per_s: float | None
+    by_arm: Mapping[str, int]
+    by_finish: Mapping[str, int]
+    by_version: Mapping[str, int]
 
 
 class TrafficWatch:
@@ -68,6 +86,7 @@ class TrafficWatch:
         self._updated: float | None = None
         self._banks: dict[str, DriftBank] = {}
         self._saved_at = 0
+        self._summarized: _Summary | None = None
         until = state.get("judged_until")
         self._judged_until = -math.inf if until is None else float(until)
         for arm, values in state.get("arms", {}).items():
@@ -132,26 +151,9 @@ class TrafficWatch:
         """When the latest request came."""
         return self._updated
 
-    def figures(self, now: float) -> dict[str, float | None]:
+    def figures(self, now: float) -> Mapping[str, float | None]:
         """What rules refer to."""
-        window = self._current(now)
-        return {
-            "num_requests": float(len(window)),
-            "requests_per_s": len(window) / self._window_s,
-            "error_rate": _rate(each.is_error for each in window),
-            "error_rate_low": _rate_low(each.is_error for each in window),
-            "rejection_rate": _rate(each.is_rejected for each in window),
-            "rejection_rate_low": _rate_low(each.is_rejected for each in window),
-            "refusal_rate": _rate(each.refused for each in window if each.refused is not None),
-            "no_source_rate": _rate(no_sources(window)),
-            "latency_ratio": self._latency_ratio(window),
-            "bad_line_rate": self._num_bad / max(1, self._num_bad + self._num_total),
-            **{
-                f"{name}_p{percent}": value
-                for name in _TIMES
-                for percent, value in _named_percentiles(window, name).items()
-            },
-        }
+        return self._summary(now).figures
 
     def drifts(self) -> list[DriftView]:
         """Every detector that has seen a value."""
@@ -159,39 +161,76 @@ class TrafficWatch:
 
     def view(self, now: float) -> TrafficView:
         """What is shown of it."""
-        window = self._current(now)
-        answered = [each for each in window if each.is_answered]
+        summary = self._summary(now)
+        figures = summary.figures
         return TrafficView(
             id=self.id,
             name=self.name,
             path=str(self.path),
             updated=self._updated,
             window_s=self._window_s,
-            num_requests=len(window),
+            num_requests=summary.num_requests,
             num_total=self._num_total,
-            requests_per_s=len(window) / self._window_s,
-            error_rate=_rate(each.is_error for each in window),
-            refusal_rate=_rate(each.refused for each in answered if each.refused is not None),
-            no_source_rate=_rate(no_sources(answered)),
-            prompt_tokens_per_s=_sum_rate(window, "prompt_tokens", self._window_s),
-            completion_tokens_per_s=_sum_rate(window, "completion_tokens", self._window_s),
-            total_s=_percentiles(window, "total_s"),
-            ttft_s=_percentiles(window, "ttft_s"),
-            time_per_token_s=_percentiles(window, "time_per_token_s"),
-            queue_s=_percentiles(window, "queue_s"),
-            by_arm=dict(Counter(each.arm for each in window)),
-            by_finish=dict(Counter(each.finish for each in window)),
-            by_version=dict(Counter(each.model_version for each in window)),
+            requests_per_s=figures["requests_per_s"],
+            error_rate=figures["error_rate"],
+            refusal_rate=figures["refusal_rate"],
+            no_source_rate=figures["no_source_rate"],
+            prompt_tokens_per_s=summary.prompt_tokens_per_s,
+            completion_tokens_per_s=summary.completion_tokens_per_s,
+            total_s=summary.times["total_s"],
+            ttft_s=summary.times["ttft_s"],
+            time_per_token_s=summary.times["time_per_token_s"],
+            queue_s=summary.times["queue_s"],
+            by_arm=summary.by_arm,
+            by_finish=summary.by_finish,
+            by_version=summary.by_version,
             num_bad_lines=self._num_bad,
             drift=self.drifts(),
             series=self.columns.names,
             revision=self.revision,
         )
 
+    def _summary(self, now: float) -> _Summary:
+        """The window in figures; of a busy log not at every look, or sorting would cost a core."""
+        last = self._summarized
+        if last is None or not 0 <= now - last.time < last.num_requests / _SUMMARIES_PER_S:
+            last = self._summarized = self._summarize(now)
+        return last
+
+    def _summarize(self, now: float) -> _Summary:
+        window = self._current(now)
+        answered = [each for each in window if each.is_answered]
+        times = {name: _percentiles(window, name) for name in _TIMES}
+        figures: dict[str, float | None] = {
+            "num_requests": float(len(window)),
+            "requests_per_s": len(window) / self._window_s,
+            "error_rate": _rate(each.is_error for each in window),
+            "error_rate_low": _rate_low(each.is_error for each in window),
+            "rejection_rate": _rate(each.is_rejected for each in window),
+            "rejection_rate_low": _rate_low(each.is_rejected for each in window),
+            "refusal_rate": _rate(each.refused for each in answered if each.refused is not None),
+            "no_source_rate": _rate(no_sources(answered)),
+            "latency_ratio": self._latency_ratio(answered),
+            "bad_line_rate": self._num_bad / max(1, self._num_bad + self._num_total),
+        }
+        for name, found in times.items():
+            figures |= _named(name, found)
+        return _Summary(
+            time=now,
+            num_requests=len(window),
+            figures=figures,
+            times=times,
+            prompt_tokens_per_s=_sum_rate(window, "prompt_tokens", self._window_s),
+            completion_tokens_per_s=_sum_rate(window, "completion_tokens", self._window_s),
+            by_arm=dict(Counter(each.arm for each in window)),
+            by_finish=dict(Counter(each.finish for each in window)),
+            by_version=dict(Counter(each.model_version for each in window)),
+        )
+
     def _current(self, now: float) -> list[Request]:
         return [each for each in self._window if each.time >= now - self._window_s]
 
-    def _latency_ratio(self, window: Sequence[Request]) -> float | None:
+    def _latency_ratio(self, answered: Sequence[Request]) -> float | None:
         """The window's median time over the usual one, at the least; the worst arm's.
 
         At the least: the order statistic that the median is above in 999 of 1,000 windows, so that
@@ -200,9 +239,7 @@ class TrafficWatch:
         ratios = []
         for arm, bank in self._banks.items():
             times = sorted(
-                each.total_s
-                for each in window
-                if each.arm == arm and each.is_answered and each.total_s is not None
+                each.total_s for each in answered if each.arm == arm and each.total_s is not None
             )
             if bank.usual_total_s and len(times) >= _LEAST_FOR_LATENCY:
                 rank = max(0, math.floor(len(times) / 2 - _Z * math.sqrt(len(times)) / 2))
@@ -242,12 +279,9 @@ class TrafficWatch:
                 ),
                 "no_source_rate": _rate(no_sources(answered)),
                 **{f"{name}_mean": _mean(answered, name) for name in FIGURES},
-                **{
-                    f"{name}_p{percent}": value
-                    for name in _TIMES
-                    for percent, value in _named_percentiles(requests, name).items()
-                },
             }
+            for name in _TIMES:
+                figures |= _named(name, _percentiles(requests, name))
         known = {name: value for name, value in figures.items() if value is not None}
         self.columns.append(int(self._bucket_start // BUCKET_S), self._bucket_start, known)
 
@@ -282,11 +316,12 @@ def _sum_rate(requests: Sequence[Request], name: str, seconds: float) -> float |
     return sum(values) / seconds if values else None
 
 
-def _named_percentiles(requests: Sequence[Request], name: str) -> dict[int, float | None]:
-    found = _percentiles(requests, name)
-    if found is None:
-        return {50: None, 95: None, 99: None}
-    return {50: found.p50, 95: found.p95, 99: found.p99}
+def _named(name: str, found: Percentiles | None) -> dict[str, float | None]:
+    """Percentiles as rules and series call them."""
+    values = (None, None, None) if found is None else (found.p50, found.p95, found.p99)
+    return {
+        f"{name}_p{percent}": value for percent, value in zip((50, 95, 99), values, strict=True)
+    }
 
 
 def _percentiles(requests: Sequence[Request], name: str) -> Percentiles | None:

@@ -80,7 +80,7 @@ def test_an_empty_file_changes_nothing(tmp_path):
         ("a:\n  abvoe: 1\n", 2, r"a\.abvoe: no such key; did you mean 'above'\?"),
         ("a:\n  signal: run.loss\n  above: high\n", 3, "a.above is 'high'; expected a number"),
         ("a:\n  signal: run.loss\n  above: true\n", 3, "a.above is True; expected a number"),
-        ("a:\n  signal: rnu.loss\n  above: 1\n", 2, r"did you mean 'run'\?"),
+        ("a:\n  signal: runs.loss\n  above: 1\n", 2, r"did you mean 'run'\?"),
         ("a:\n  signal: run\n  above: 1\n", 2, "expected one of run.…, traffic.…"),
         ("a:\n  signal: traffic.eror_rate\n  above: 1\n", 2, r"did you mean 'error_rate'\?"),
         ("a:\n  signal: disk.color\n  above: 1\n", 2, "disk has used_fraction, free_bytes"),

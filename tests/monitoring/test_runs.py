@@ -162,8 +162,9 @@ def test_silence_is_measured_by_what_was_seen_where_clocks_differ(made, clock):
 def test_live_changes_of_periods_count_for_the_time_left(made, clock):
     made.event("started")
     train(made, 1, 20)
+    clock.now += 6
     made.evaluation(20)
-    clock.now += 10
+    clock.now += 4
     train(made, 21, 30)
     run = watched(made)
     run.poll(clock())

@@ -15,8 +15,18 @@ from tests.monitoring.watched import BEGAN, append, request
 DRIFT = DriftSection(reference_requests=200, window_requests=100)
 
 
+OPENED = []
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    while OPENED:
+        OPENED.pop().close()
+
+
 def watch(path, state=None):
-    return TrafficWatch(
+    traffic = TrafficWatch(
         path,
         reader=RequestReader(()),
         window_s=300.0,
@@ -24,6 +34,8 @@ def watch(path, state=None):
         max_rows=10_000,
         state=state or {},
     )
+    OPENED.append(traffic)
+    return traffic
 
 
 def filled(path, rows, *, now=None, state=None):
