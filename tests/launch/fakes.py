@@ -1,8 +1,8 @@
 """What a launch calls, as recorders: gcloud, kubectl, ssh, sbatch, srun, scontrol, scancel.
 
     world = World(folder)                       executables in folder/bin, to be put before PATH
-    world.say("gcloud .* describe", out="{}")   what calls that match are answered, in this order;
-    world.say("gcloud .* describe", code=1)     the last answer goes on for ever
+    world.say("describe", "--zone=a", out="{}") what calls with these parts are answered, in order;
+    world.say("describe", code=1)               the last answer goes on for ever
     world.calls                                 every call's words, in order of their beginning
 
 An answer may also wait until a file is there (`until`), make one (`touch`), or run the call's own
@@ -12,9 +12,14 @@ matches succeeds without a word.
 
 from __future__ import annotations
 
-import json
+import ast
+import marshal
 import os
+import signal
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +27,25 @@ import pytest
 
 PROGRAMS = ("gcloud", "kubectl", "ssh", "sbatch", "srun", "scontrol", "scancel")
 _PROGRAM = """#!{python} -IS
-import fcntl, json, os, re, sys, time
+# A start is nearly all of a call: nothing that takes long to import.
+import fcntl, marshal, os, sys, time
 folder = {folder!r}
 words = [os.path.basename(sys.argv[0]), *sys.argv[1:]]
 stdin = b"" if os.isatty(0) else sys.stdin.buffer.read()
 with open(folder + "/lock", "w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
-    with open(folder + "/calls.jsonl", "a") as calls:
-        calls.write(json.dumps([words, stdin.decode(errors="replace")]) + "\\n")
-    with open(folder + "/answers.json") as file:
-        answers = json.load(file)
-    mine = [each for each in answers if re.search(each["pattern"], " ".join(words), re.DOTALL)]
+    with open(folder + "/calls", "a") as calls:
+        calls.write(repr((words, stdin.decode(errors="replace"))) + "\\n")
+    with open(folder + "/answers", "rb") as file:
+        answers = marshal.load(file)
+    line = " ".join(words)
+    mine = [each for each in answers if all(part in line for part in each["parts"])]
     answer = next((each for each in mine if not each["used"]), mine[-1] if mine else dict())
     answer["used"] = True
-    with open(folder + "/answers.json", "w") as file:
-        json.dump(answers, file)
+    # Whole or not at all: a launch that is stopped ends its programs wherever they are.
+    with open(folder + "/answers.new", "wb") as file:
+        marshal.dump(answers, file)
+    os.replace(folder + "/answers.new", folder + "/answers")
 if answer.get("touch"):
     open(answer["touch"], "w").close()
 while answer.get("until") and not os.path.exists(answer["until"]):
@@ -76,34 +85,36 @@ class World:
         self.folder = folder
         self.bin = folder / "bin"
         self.bin.mkdir(parents=True)
-        self._answers: list[dict[str, Any]] = []
-        self._write()
+        (self.folder / "answers").write_bytes(marshal.dumps([]))
         for name in PROGRAMS:
             program = self.bin / name
             program.write_text(_PROGRAM.format(python=sys.executable, folder=str(folder)))
             program.chmod(0o755)
 
-    def say(self, pattern: str, **answer: Any) -> None:
-        self._answers = json.loads((self.folder / "answers.json").read_text())
-        self._answers.append({"pattern": pattern, "used": False, **answer})
-        self._write()
+    def say(self, *parts: str, **answer: Any) -> None:
+        """A call whose line has all of the parts is answered so."""
+        answers = marshal.loads((self.folder / "answers").read_bytes())
+        answers.append({"parts": parts, "used": False, **answer})
+        (self.folder / "answers").write_bytes(marshal.dumps(answers))
 
-    def _write(self) -> None:
-        (self.folder / "answers.json").write_text(json.dumps(self._answers))
+    def forget_calls(self) -> None:
+        (self.folder / "calls").unlink()
 
     @property
     def _records(self) -> list[tuple[list[str], str]]:
-        log = self.folder / "calls.jsonl"
-        return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        log = self.folder / "calls"
+        return (
+            [ast.literal_eval(line) for line in log.read_text().splitlines()]
+            if log.exists()
+            else []
+        )
 
     @property
     def calls(self) -> list[list[str]]:
         return [words for words, _ in self._records]
 
-    def stdin_of(self, pattern: str) -> str:
-        import re
-
-        (text,) = [stdin for words, stdin in self._records if re.search(pattern, " ".join(words))]
+    def stdin_of(self, word: str) -> str:
+        (text,) = [stdin for words, stdin in self._records if word in words]
         return text
 
     def enter(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,6 +124,18 @@ class World:
         monkeypatch.setenv("HOME", str(home))
         monkeypatch.delenv("XDG_STATE_HOME", raising=False)
         monkeypatch.setenv("PATH", f"{self.bin}{os.pathsep}{os.environ['PATH']}")
+
+
+def send_when(holds: Callable[[], bool], number: signal.Signals) -> None:
+    """Sends this process a signal once something holds."""
+
+    def watch() -> None:
+        deadline = time.monotonic() + 200
+        while not holds() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 FAKE_PYTHON = """#!/usr/bin/env bash

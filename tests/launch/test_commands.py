@@ -6,8 +6,6 @@ import io
 import os
 import signal
 import subprocess
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from hypothesis import strategies as st
 
 from launch.commands import Commands
 from launch.errors import LaunchError, StoppedError
+from tests.launch.fakes import send_when
 
 NASTY = ["", " ", "a b", "it's", '"quoted"', "$HOME", "`id`", "$(id)", "a\\b", "*", "~", "#", "&&"]
 
@@ -73,6 +72,8 @@ def test_exit_codes_and_what_was_said(tmp_path: Path) -> None:
     assert commands.run(["sh", "-c", "exit 42"]) == 42
     assert commands.run(["sh", "-c", "kill -9 $$"]) == 137
     assert commands.ask(["sh", "-c", "echo a; echo b >&2; exit 3"]) == (3, "a\n", "b\n")
+    group = commands.ask(["sh", "-c", "ps -o pgid= -p $$"]).out
+    assert int(group) != os.getpgrp()  # Ctrl-C in a terminal is sent to a whole group
     assert commands.together(
         [["sh", "-c", "exit 1"], ["sh", "-c", "kill $$"], ["true"]], stop=lambda: None
     ) == [1, 143, 0]
@@ -86,17 +87,14 @@ def test_exit_codes_and_what_was_said(tmp_path: Path) -> None:
         commands.must(["false"], "copying")
 
 
-def soon(number: signal.Signals, after_s: float = 0.3) -> None:
-    threading.Timer(after_s, os.kill, (os.getpid(), number)).start()
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_what_is_going_and_is_named(number: signal.Signals, tmp_path: Path) -> None:
     before = signal.getsignal(number)
-    began = time.monotonic()
+    ready = tmp_path / "ready"
     with Commands() as commands:
-        soon(number)
-        script = f"trap 'touch {tmp_path}/told; exit 1' TERM; while :; do sleep 0.05; done"
+        send_when(ready.exists, number)
+        script = f"trap 'touch {tmp_path}/told; exit 1' TERM; touch {ready}"
+        script += "; while :; do sleep 0.05; done"
         with pytest.raises(StoppedError, match=number.name):
             commands.run(["bash", "-c", script])
         assert (tmp_path / "told").exists()  # it could end in good order
@@ -107,30 +105,35 @@ def test_a_signal_ends_what_is_going_and_is_named(number: signal.Signals, tmp_pa
         with commands.tidying():  # cleaning up goes on all the same
             assert commands.run(["true"]) == 0
             commands.check_signal()
-    assert time.monotonic() - began < 10
     assert signal.getsignal(number) == before
 
 
 def test_programs_that_run_together_are_stopped_by_their_caller(tmp_path: Path) -> None:
     flag = tmp_path / "stop"
-    wait = ["bash", "-c", f"until [[ -e {flag} ]]; do sleep 0.02; done; exit 42"]
+    wait = [
+        "bash",
+        "-c",
+        f"touch {tmp_path}/ready; until [[ -e {flag} ]]; do sleep 0.02; done; exit 42",
+    ]
     stops = []
 
     def stop() -> None:
         stops.append(1)
         flag.touch()
 
+    ready = tmp_path / "ready"
     with Commands() as commands:
-        soon(signal.SIGTERM)
+        send_when(ready.exists, signal.SIGTERM)
         assert commands.together([wait, wait, ["false"]], stop=stop) == [42, 42, 1]
     assert stops == [1]
 
 
-def test_what_does_not_stop_is_killed() -> None:
+def test_what_does_not_stop_is_killed(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
     with Commands() as commands:
-        soon(signal.SIGTERM)
+        send_when(ready.exists, signal.SIGTERM)
         codes = commands.together(
-            [["bash", "-c", "trap '' TERM; while :; do sleep 0.1; done"]],
+            [["bash", "-c", f"trap '' TERM; touch {ready}; while :; do sleep 0.1; done"]],
             stop=lambda: None,
             patience_s=0.3,
         )

@@ -19,9 +19,8 @@ from launch.commands import Commands
 from launch.gke import clean_up
 from launch.jobset import make_jobset
 from launch.settings import Cloud, Gke, Settings
-from tests.launch.fakes import World, arguments_given, fake_python
+from tests.launch.fakes import World, arguments_given, fake_python, send_when
 from tests.launch.jobset_schema import JOBSET
-from tests.launch.test_tpu_vm import send_when
 
 Launch = Callable[..., int]
 KUBECTL = ["kubectl", "--context=gke_my-project_us-west4-a_tpus", "--namespace=default"]
@@ -170,7 +169,7 @@ def test_a_dry_run_is_a_script_that_does_it(
     script = capsys.readouterr().out
     subprocess.run(["bash", "-euc", script], check=True, cwd=world.folder)
     printed, manifest = world.calls, world.stdin_of("apply")
-    (world.folder / "calls.jsonl").unlink()
+    world.forget_calls()
     world.say("get jobset", out='{"status": {"terminalState": "Completed"}}')
     assert launch("gke", *words) == 0
     called = [
@@ -254,7 +253,7 @@ def test_secrets_go_from_their_file_to_the_cluster(
     ]["template"]["spec"]["containers"]
     assert container["envFrom"] == [{"secretRef": {"name": "trial-secrets"}}]
     said = capsys.readouterr()
-    assert "canary" not in said.out + said.err + (world.folder / "calls.jsonl").read_text()
+    assert "canary" not in said.out + said.err + str(world.calls)
 
 
 def test_a_regional_cluster(world: World) -> None:

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from launch.supervision import decide
-from tests.launch.fakes import World, arguments_given, fake_python
-from tests.launch.test_tpu_vm import send_when
+from tests.launch.fakes import World, arguments_given, fake_python, send_when
 
 ROOT = Path(__file__).parents[2]
 Launch = Callable[..., int]
