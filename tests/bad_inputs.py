@@ -377,14 +377,14 @@ MODEL_CASES = [
     Case(
         "unknown model",
         run_option("--config.model_name=llama_7b"),
-        "model 'llama_7b' is unknown; expected a KerasHub Gemma 3 preset, "
+        "model 'llama_7b' is unknown; expected a KerasHub Gemma preset, "
         "hf://org/name, a folder, gguf:FILE or tiny; for instance gemma3_270m, "
         "tiny",
     ),
     Case(
         "misspelt model",
         run_option("--config.model_name=gema3_1b"),
-        "model 'gema3_1b' is unknown; expected a KerasHub Gemma 3 preset, "
+        "model 'gema3_1b' is unknown; expected a KerasHub Gemma preset, "
         "hf://org/name, a folder, gguf:FILE or tiny; did you mean 'gemma3_1b'?",
     ),
     Case(
@@ -406,8 +406,8 @@ MODEL_CASES = [
     Case(
         "another family",
         model(config(model_type="llama")),
-        "~/model: holds a 'llama' model; only Gemma 3 is understood so far: "
-        "name gemma3_270m or another Gemma 3",
+        "~/model: holds a 'llama' model; expected one of gemma, gemma2, "
+        "gemma3_text, gemma3: name gemma3_270m or another Gemma",
     ),
     Case(
         "config not JSON",

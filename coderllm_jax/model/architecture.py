@@ -19,9 +19,31 @@ layer multiplies by (1 + scale).
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Family = Literal["gemma", "gemma2", "gemma3"]
+
+
+class Traits(NamedTuple):
+    """What all models of a family share, and files of it therefore often leave out.
+
+    layers_of_27b: the depth of the one model that scales queries by (width / heads) ** -0.5, not
+    by head_size ** -0.5; 0 where there is none.
+    """
+
+    post_norms: bool
+    query_key_norm: bool
+    global_every: int
+    rope_global: float
+    layers_of_27b: int
+    rope_local: float = 10_000.0
+
+
+FAMILIES: dict[Family, Traits] = {
+    "gemma": Traits(False, False, 1, 10_000.0, layers_of_27b=0),
+    "gemma2": Traits(True, False, 2, 10_000.0, layers_of_27b=46),
+    "gemma3": Traits(True, True, 6, 1_000_000.0, layers_of_27b=62),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +54,8 @@ class Architecture:
     (index + 1) % global_every == 0 attend to everything (1: all layers are global).
     `query_scale` multiplies queries. Soft caps are 0 where the model has none.
     Wavelengths and scaling factors are those of rotary embedding on local and global layers.
+    Families differ in these numbers and in nothing else; `family` itself only says by what names
+    other programs know the model.
     """
 
     family: Family

@@ -1,4 +1,4 @@
-"""Reads a Gemma 3 GGUF: its architecture, its tokenizer and its weights in the tree's layout.
+"""Reads a Gemma's GGUF: its architecture, its tokenizer and its weights in the tree's layout.
 
 Owns the file format's header and the mapping of names; the quantized blocks are unpacked by the
 `gguf` package. Does not own where converted weights are kept (`cache`). Nothing in a GGUF is ever
@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from coderllm_jax.errors import ModelError
-from coderllm_jax.model.architecture import Architecture
+from coderllm_jax.model.architecture import FAMILIES, Architecture
 from coderllm_jax.model.plausible import check_architecture, real_number, shown, whole_number
 from coderllm_jax.model.stored_layout import stored_shape, tree_view
 from coderllm_jax.model.weights import LazyLeaf
@@ -39,10 +39,8 @@ _STRING, _ARRAY = 8, 9
 _MAX_METADATA_ITEMS, _MAX_DIMS, _MAX_TENSOR_ITEMS, _MAX_ALIGNMENT = 1 << 24, 4, 1 << 40, 1 << 20
 _MAX_STRING_BYTES = 1 << 24
 
-# What llama.cpp takes where a file does not say; early converters wrote none of these.
-_GLOBAL_EVERY = 6
-_LOCAL_ROPE_BASE = 10_000.0
-_LAYERS_OF_27B = 62
+# Gemma 1 has no windows and Gemma 2's early files do not name theirs.
+_WINDOW = {"gemma": 4096, "gemma2": 4096}
 
 BLOCK_NAMES = {
     "pre_attention_norm": "attn_norm",
@@ -109,7 +107,7 @@ class GgufFile:
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
         if name not in self.tensors:
-            raise ModelError(f"{self.path}: tensor '{name}' is missing; the file is not a Gemma 3")
+            raise ModelError(f"{self.path}: tensor '{name}' is missing; the file is not a Gemma")
         tensor = self.tensors[name]
         try:
             kind = GGMLQuantizationType(tensor.type)
@@ -145,27 +143,33 @@ def open_gguf(path: str | Path) -> GgufFile:
 
 def architecture_of(file: GgufFile) -> Architecture:
     """The numbers of the model in `file`, from its metadata and its embedding's shape."""
-    kind = file.metadata.get("general.architecture")
-    if kind != "gemma3":
-        raise ModelError(f"{file.path}: holds a {shown(kind)} model; only gemma3 is understood")
+    family = file.metadata.get("general.architecture")
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise ModelError(
+            f"{file.path}: holds a {shown(family)} model; expected one of {', '.join(FAMILIES)}"
+        )
+    # What llama.cpp takes where a file does not say; early converters said little.
+    traits = FAMILIES[family]
 
     def whole(key: str, default: int | None = None) -> int:
-        return whole_number(file.metadata, f"gemma3.{key}", where=str(file.path), default=default)
+        return whole_number(file.metadata, f"{family}.{key}", where=str(file.path), default=default)
 
     def real(key: str, default: float | None = None) -> float:
-        return real_number(file.metadata, f"gemma3.{key}", where=str(file.path), default=default)
+        return real_number(file.metadata, f"{family}.{key}", where=str(file.path), default=default)
+
+    def cap(key: str) -> float:
+        return real(key) if file.metadata.get(f"{family}.{key}") else 0.0
 
     width, num_heads = whole("embedding_length"), whole("attention.head_count")
     num_layers, head_size = whole("block_count"), whole("attention.key_length")
     table = file.tensors.get("token_embd.weight")
     if table is None or len(table.shape) != 2:
         raise ModelError(f"{file.path}: tensor 'token_embd.weight' is missing or no matrix")
-    # 27B alone scales queries by its width over its heads.
-    query_size = max(width // num_heads, 1) if num_layers == _LAYERS_OF_27B else head_size
-    scaled = file.metadata.get("gemma3.rope.scaling.type") == "linear"
-    soft_cap = file.metadata.get("gemma3.final_logit_softcapping")
+    is_27b = num_layers == traits.layers_of_27b
+    query_size = max(width // num_heads, 1) if is_27b else head_size
+    scaled = file.metadata.get(f"{family}.rope.scaling.type") == "linear"
     architecture = Architecture(
-        family="gemma3",
+        family=family,
         num_layers=num_layers,
         vocabulary=table.shape[0],
         width=width,
@@ -173,15 +177,18 @@ def architecture_of(file: GgufFile) -> Architecture:
         num_heads=num_heads,
         num_kv_heads=whole("attention.head_count_kv"),
         head_size=head_size,
-        window=whole("attention.sliding_window"),
-        global_every=whole("attention.sliding_window_pattern", _GLOBAL_EVERY),
+        window=whole("attention.sliding_window", _WINDOW.get(family)),
+        global_every=whole("attention.sliding_window_pattern", traits.global_every),
         query_scale=query_size**-0.5,
-        rope_local=real("rope.freq_base_swa", _LOCAL_ROPE_BASE),
-        rope_global=real("rope.freq_base"),
+        rope_local=real("rope.freq_base_swa", traits.rope_local),
+        rope_global=real("rope.freq_base", traits.rope_global),
         rope_global_scaling=real("rope.scaling.factor", 1.0) if scaled else 1.0,
         # Stored in float32; six digits give back the 1e-6 that was meant.
         norm_epsilon=float(f"{real('attention.layer_norm_rms_epsilon'):.6g}"),
-        final_soft_cap=real("final_logit_softcapping") if soft_cap else 0.0,
+        query_key_norm=traits.query_key_norm,
+        post_norms=traits.post_norms,
+        attention_soft_cap=cap("attn_logit_softcapping"),
+        final_soft_cap=cap("final_logit_softcapping"),
     )
     return check_architecture(architecture, where=str(file.path))
 

@@ -1,4 +1,4 @@
-"""Reads a Hugging Face folder of a Gemma 3: config.json and safetensors, nothing else.
+"""Reads a Hugging Face folder of a Gemma 1, 2 or 3: config.json and safetensors, nothing else.
 
 Neither transformers nor torch is needed, and no file is ever executed: weights in pickle form
 (*.bin, *.pt) are refused by not being looked at, auto_map and *.py files say nothing to us. Each
@@ -14,14 +14,14 @@ import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
 from coderllm_jax.data.tokenizer import JsonTokenizer, SentencePieceTokenizer, Tokenizer
 from coderllm_jax.errors import ModelError
-from coderllm_jax.model.architecture import Architecture
+from coderllm_jax.model.architecture import FAMILIES, Architecture, Family
 from coderllm_jax.model.mapped import MappedTensor
 from coderllm_jax.model.plausible import check_architecture, shown
 from coderllm_jax.model.stored_layout import stored_shape, tree_view
@@ -44,17 +44,47 @@ BLOCK_NAMES = {
 }
 # Before a text tensor's name: multimodal checkpoints of two generations, and text-only ones.
 _PREFIXES = ("language_model.model.", "model.language_model.", "model.")
-# What a config.json may leave out, because it is the value of its class in transformers.
-_DEFAULTS: dict[str, Any] = {
+
+
+class _Kind(NamedTuple):
+    """A model_type: its family, and what its config.json may leave out.
+
+    layered: rotary settings come apart for local and global layers. text: the key that holds the
+    text model's settings, where they are not the whole. defaults: transformers' own.
+    """
+
+    family: Family
+    layered: bool
+    text: str | None
+    defaults: dict[str, Any]
+
+
+_GEMMA = {
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "head_dim": 256,
+    "rms_norm_eps": 1e-6,
+    # Gemma 1 has neither windows nor a scalar of its own: the head's size is one.
+    "sliding_window": 4096,
+}
+_GEMMA2 = _GEMMA | {
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
-    "head_dim": 256,
     "query_pre_attn_scalar": 256,
-    "rms_norm_eps": 1e-6,
-    "sliding_window": 4096,
-    "sliding_window_pattern": 6,
-    "rope_theta": 1_000_000.0,
-    "rope_local_base_freq": 10_000.0,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+}
+_GEMMA3 = _GEMMA2 | {"attn_logit_softcapping": None, "final_logit_softcapping": None}
+_KINDS = {
+    "gemma": _Kind("gemma", layered=False, text=None, defaults=_GEMMA),
+    "gemma2": _Kind("gemma2", layered=False, text=None, defaults=_GEMMA2),
+    "gemma3_text": _Kind("gemma3", layered=True, text=None, defaults=_GEMMA3),
+    "gemma3": _Kind("gemma3", layered=True, text="text_config", defaults=_GEMMA3),
+}
+# Gated layers use gelu's approximation; Gemma 1's releases say "gelu" and mean it, too.
+_ACTIVATIONS = {
+    "hidden_activation": ("gelu_pytorch_tanh",),
+    "hidden_act": ("gelu_pytorch_tanh", "gelu"),
 }
 _WHOLE = (
     "num_hidden_layers",
@@ -150,38 +180,49 @@ def read_config(folder: Path) -> dict[str, Any]:
 def check_model_type(config: dict[str, Any], *, folder: Path) -> None:
     """ModelError for a folder of another family, before anything else of it is looked at."""
     kind = config.get("model_type")
-    if kind not in ("gemma3_text", "gemma3"):
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise ModelError(
-            f"{folder}: holds a {shown(kind)} model; only Gemma 3 is understood so far: name "
-            "gemma3_270m or another Gemma 3"
+            f"{folder}: holds a {shown(kind)} model; expected one of {', '.join(_KINDS)}: name "
+            "gemma3_270m or another Gemma"
         )
 
 
 def architecture_of(config: dict[str, Any], *, vocabulary: int, folder: Path) -> Architecture:
     """The model's numbers; `vocabulary` is its embedding's, which some configs misstate."""
     check_model_type(config, folder=folder)
-    written = config.get("text_config") if config["model_type"] == "gemma3" else config
+    kind = _KINDS[config["model_type"]]
+    traits = FAMILIES[kind.family]
+    written = config.get(kind.text) if kind.text else config
     if not isinstance(written, dict):
         raise ModelError(
             f"{folder / 'config.json'}: text_config is {shown(written)}; expected the text model's "
             "settings; fetch the file again"
         )
-    text: dict[str, Any] = _DEFAULTS | {
-        key: value for key, value in written.items() if value is not None
+    # null means: as the class has it; of a cap, that there is none.
+    text: dict[str, Any] = kind.defaults | {
+        key: value
+        for key, value in written.items()
+        if value is not None or key.endswith("softcapping")
     }
     if text.get("use_bidirectional_attention"):
         raise ModelError(f"{folder}: holds an embedding model, which cannot generate")
     if not text.get("tie_word_embeddings", True):
         raise ModelError(f"{folder}: its output head is not its embedding; such is not understood")
+    if text.get("attention_bias"):
+        raise ModelError(f"{folder}: its attention has biases; such is not understood")
+    for key, understood in _ACTIVATIONS.items():
+        if (found := text.get(key)) is not None and found not in understood:
+            raise ModelError(f"{folder}: {key} is {shown(found)}; expected {understood[0]}")
     for key in (*_WHOLE, *_REAL):
         _check_number(key, text.get(key), folder=folder)
     try:
-        local, wide = _rope(text)
+        local, wide = _rope(text, layered=kind.layered)
+        local_key = "rope_local_base_freq" if kind.layered else "rope_theta"
         for key in ("rope_theta", "factor"):
             _check_number(key, local.get(key), folder=folder)
             _check_number(key, wide.get(key), folder=folder)
         architecture = Architecture(
-            family="gemma3",
+            family=kind.family,
             num_layers=text["num_hidden_layers"],
             vocabulary=vocabulary,
             width=text["hidden_size"],
@@ -190,13 +231,15 @@ def architecture_of(config: dict[str, Any], *, vocabulary: int, folder: Path) ->
             num_kv_heads=text["num_key_value_heads"],
             head_size=text["head_dim"],
             window=text["sliding_window"],
-            global_every=_global_every(text, folder=folder),
-            query_scale=text["query_pre_attn_scalar"] ** -0.5,
-            rope_local=local.get("rope_theta", text["rope_local_base_freq"]),
-            rope_global=wide.get("rope_theta", text["rope_theta"]),
+            global_every=_global_every(text, traits.global_every, folder=folder),
+            query_scale=text.get("query_pre_attn_scalar", text["head_dim"]) ** -0.5,
+            rope_local=local.get("rope_theta", text.get(local_key, traits.rope_local)),
+            rope_global=wide.get("rope_theta", text.get("rope_theta", traits.rope_global)),
             rope_local_scaling=local.get("factor", 1.0),
             rope_global_scaling=wide.get("factor", 1.0),
             norm_epsilon=text["rms_norm_eps"],
+            query_key_norm=traits.query_key_norm,
+            post_norms=traits.post_norms,
             attention_soft_cap=text.get("attn_logit_softcapping") or 0.0,
             final_soft_cap=text.get("final_logit_softcapping") or 0.0,
         )
@@ -205,9 +248,21 @@ def architecture_of(config: dict[str, Any], *, vocabulary: int, folder: Path) ->
         raise ModelError(f"{folder / 'config.json'}: {error} is missing") from None
     except (AttributeError, TypeError) as error:
         raise ModelError(
-            f"{folder / 'config.json'}: its rotation or layers are not spelt as a Gemma 3's "
+            f"{folder / 'config.json'}: its rotation or layers are not spelt as a Gemma's "
             f"({error}); fetch the file again"
         ) from None
+
+
+def tensor_names(architecture: Architecture) -> dict[str, str]:
+    """Our name of a block weight → transformers', below `layers.7.` and above `.weight`.
+
+    In Gemma 1 `post_attention_layernorm` is the norm before the feed-forward layer: what stands
+    after attention. Families with norms behind both call that one `pre_feedforward_layernorm`.
+    """
+    names = {name: BLOCK_NAMES[name] for name in architecture.block_shapes()}
+    if not architecture.post_norms:
+        names["pre_ffw_norm"] = BLOCK_NAMES["post_attention_norm"]
+    return names
 
 
 def read_weights(
@@ -232,8 +287,9 @@ def _whole(tensor: MappedTensor) -> LazyLeaf:
 
 
 def _stacked(tensors: SafetensorsFolder, name: str, architecture: Architecture) -> LazyLeaf:
+    stored = tensor_names(architecture)[name]
     layers = [
-        tensors.find(f"layers.{i}.{BLOCK_NAMES[name]}.weight", stored_shape(name, architecture))
+        tensors.find(f"layers.{i}.{stored}.weight", stored_shape(name, architecture))
         for i in range(architecture.num_layers)
     ]
     return LazyLeaf(
@@ -254,16 +310,20 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     )
 
 
-def _rope(text: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _rope(text: dict[str, Any], *, layered: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """Rotary settings of local and global layers, from either of the two spellings in use."""
     named = text.get("rope_parameters") or {}
-    local, wide = named.get("sliding_attention") or {}, named.get("full_attention") or {}
+    if layered:
+        local, wide = named.get("sliding_attention") or {}, named.get("full_attention") or {}
+    else:
+        local = wide = named
     if not wide:
         wide = text.get("rope_scaling") or {}
+        local = local if layered else wide
     for settings in (local, wide):
         kind = settings.get("rope_type", settings.get("type", "default"))
         if kind not in ("default", "linear"):
-            raise ModelError(f"rotary scaling '{kind}' is not Gemma 3's; expected linear")
+            raise ModelError(f"rotary scaling '{kind}' is not Gemma's; expected linear")
     return local, wide
 
 
@@ -279,15 +339,15 @@ def _check_number(key: str, value: Any, *, folder: Path) -> None:
     )
 
 
-def _global_every(text: dict[str, Any], *, folder: Path) -> int:
+def _global_every(text: dict[str, Any], usual: int, *, folder: Path) -> int:
     kinds = text.get("layer_types")
-    pattern = text.get("_sliding_window_pattern") or text["sliding_window_pattern"]
+    pattern = text.get("_sliding_window_pattern") or text.get("sliding_window_pattern", usual)
     if not kinds:
         return pattern
     every = kinds.index("full_attention") + 1 if "full_attention" in kinds else pattern
     expected = [(i + 1) % every == 0 for i in range(len(kinds))]
     if [kind == "full_attention" for kind in kinds] != expected:
-        raise ModelError(f"{folder}: global layers are not evenly spaced; not a Gemma 3")
+        raise ModelError(f"{folder}: global layers are not evenly spaced; not a Gemma")
     return every
 
 

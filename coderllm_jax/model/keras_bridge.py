@@ -1,14 +1,15 @@
-"""Between our tree and KerasHub's Gemma3Backbone: the same values, the same names, both ways.
+"""Between our tree and KerasHub's Gemma backbones: the same values, the same names, both ways.
 
     tree (stacked over N)                         KerasHub, layer i
     embedding                                     token_embedding/embeddings
     blocks/query [N, H, D, K]   [i] ───────────>  decoder_block_i/attention/query/kernel
     query/a [N, H, D, R], b [N, R, K]  [i] ────>  …/query/lora_kernel_a, lora_kernel_b
 
-Three of KerasHub 0.32's constants are set right after a model is built, because its constructor
-has no argument for them: which layers are global and their wavelengths (every sixth; 10k and 1M),
-the epsilon of the blocks' norms, and `query_head_dim_normalize`, which it takes and then ignores
-(27B needs False).
+GemmaBackbone is Gemma 1 and 2, Gemma3Backbone Gemma 3. Three of KerasHub 0.32's constants are set
+right after a model is built, because neither constructor has an argument for them: which layers
+are global and their wavelengths (Gemma 3: every sixth; 10k and 1M; Gemma 2: every second; 10k),
+the epsilon of the blocks' norms, and `query_head_dim_normalize`, which both take and then ignore
+(the 27B of Gemma 2 and of Gemma 3 need False).
 
 Importing this module costs nothing; calling it imports KerasHub, which takes seconds.
 """
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from coderllm_jax.errors import ModelError
-from coderllm_jax.model.architecture import Architecture
+from coderllm_jax.model.architecture import FAMILIES, Architecture, Family
 from coderllm_jax.model.weights import Dtype, to_tree
 
 # Our name of a block weight → KerasHub's layer, as attributes from the block on.
@@ -41,7 +42,12 @@ _BLOCK_LAYERS = {
     "ffw_linear": "ffw_linear",
     "post_ffw_norm": "post_ffw_norm",
 }
-_KERAS_GLOBAL_EVERY = 6
+# KerasHub's class of each family. Gemma 2 is a GemmaBackbone with everything switched on.
+BACKBONES: dict[Family, str] = {
+    "gemma": "GemmaBackbone",
+    "gemma2": "GemmaBackbone",
+    "gemma3": "Gemma3Backbone",
+}
 
 
 def import_keras_hub() -> Any:
@@ -65,7 +71,7 @@ def to_keras_hub(
     alpha: float | None = None,
     dtype: Dtype = "float32",
 ) -> Any:
-    """A `keras_hub.models.Gemma3Backbone` that holds copies of these values.
+    """A KerasHub backbone of the architecture's family that holds copies of these values.
 
     With `adapters` ({"query": {"a": [N, H, D, R], "b": [N, R, K]}, …}) the named layers have LoRA
     enabled with KerasHub's own variables; `alpha` defaults to the rank, so that the scale is 1.
@@ -101,7 +107,7 @@ def enable_lora(
 
 
 def from_keras_hub(backbone: Any) -> tuple[Architecture, dict[str, Any]]:
-    """The architecture and the tree (numpy, the model's dtype) of a KerasHub Gemma 3.
+    """The architecture and the tree (numpy, the model's dtype) of a KerasHub Gemma.
 
     Of a model with LoRA these are the base weights; `read_adapters` gives the rest.
     """
@@ -111,35 +117,42 @@ def from_keras_hub(backbone: Any) -> tuple[Architecture, dict[str, Any]]:
 
 def architecture_of(backbone: Any) -> Architecture:
     """The numbers of a KerasHub model, as its layers hold them."""
-    if type(backbone).__name__ != "Gemma3Backbone":
-        raise ModelError(f"{type(backbone).__name__} is not understood; expected Gemma3Backbone")
-    if backbone.is_embedding_model or backbone.use_bidirectional_attention:
+    kind = type(backbone).__name__
+    if kind not in BACKBONES.values():
+        known = " or ".join(sorted(set(BACKBONES.values())))
+        raise ModelError(f"{kind} is not understood; expected {known}")
+    is_third = kind == "Gemma3Backbone"
+    if is_third and (backbone.is_embedding_model or backbone.use_bidirectional_attention):
         raise ModelError("this preset is an embedding model, which cannot generate")
+    post_norms = backbone.use_post_attention_norm and backbone.use_post_ffw_norm
+    family: Family = "gemma3" if is_third else "gemma2" if post_norms else "gemma"
     attentions = [block.attention for block in backbone.transformer_layers]
     local = next((a for a in attentions if a.use_sliding_window_attention), None)
     wide = next((a for a in attentions if not a.use_sliding_window_attention), None)
-    every = attentions.index(wide) + 1 if wide else _KERAS_GLOBAL_EVERY
+    # A model too short for one global layer still has its family's numbers.
+    every = attentions.index(wide) + 1 if wide else max(FAMILIES[family].global_every, 2)
     width, heads, head_size = backbone.hidden_dim, backbone.num_query_heads, backbone.head_dim
     scaled_by_head = attentions[0].query_head_dim_normalize and backbone.query_head_dim_normalize
     return Architecture(
-        family="gemma3",
+        family=family,
         num_layers=backbone.num_layers,
         vocabulary=backbone.vocabulary_size,
         width=width,
-        feed_forward=backbone.intermediate_dim,
+        # GemmaBackbone counts both halves of the gated layer.
+        feed_forward=backbone.intermediate_dim if is_third else backbone.intermediate_dim // 2,
         num_heads=heads,
         num_kv_heads=backbone.num_key_value_heads,
         head_size=head_size,
         window=backbone.sliding_window_size,
         global_every=every,
         query_scale=(head_size if scaled_by_head else width // heads) ** -0.5,
-        rope_local=local.rope_layer.max_wavelength if local else 10_000.0,
-        rope_global=wide.rope_layer.max_wavelength if wide else 1_000_000.0,
+        rope_local=local.rope_layer.max_wavelength if local else FAMILIES[family].rope_local,
+        rope_global=wide.rope_layer.max_wavelength if wide else FAMILIES[family].rope_global,
         rope_local_scaling=local.rope_layer.scaling_factor if local else 1.0,
         rope_global_scaling=wide.rope_layer.scaling_factor if wide else 1.0,
         norm_epsilon=backbone.layer_norm_epsilon,
-        query_key_norm=backbone.use_query_key_norm,
-        post_norms=backbone.use_post_attention_norm and backbone.use_post_ffw_norm,
+        query_key_norm=is_third and backbone.use_query_key_norm,
+        post_norms=post_norms,
         attention_soft_cap=backbone.attention_logit_soft_cap or 0.0,
         final_soft_cap=backbone.final_logit_soft_cap or 0.0,
     )
@@ -208,31 +221,26 @@ def abstract_shapes(
 
 def _build(architecture: Architecture, *, dtype: Dtype) -> Any:
     """A freshly initialized backbone whose layers compute what the architecture says."""
-    if architecture.family != "gemma3":
-        raise ModelError(f"family '{architecture.family}' has no bridge to KerasHub yet")
     by_head = _scales_by_head_size(architecture)
     keras_hub = import_keras_hub()
-    backbone = keras_hub.models.Gemma3Backbone(
+    kind = BACKBONES[architecture.family]
+    backbone = getattr(keras_hub.models, kind)(
         vocabulary_size=architecture.vocabulary,
-        image_size=None,
         num_layers=architecture.num_layers,
         num_query_heads=architecture.num_heads,
         num_key_value_heads=architecture.num_kv_heads,
         hidden_dim=architecture.width,
-        intermediate_dim=architecture.feed_forward,
         head_dim=architecture.head_size,
         query_head_dim_normalize=by_head,
-        use_query_key_norm=architecture.query_key_norm,
         use_post_ffw_norm=architecture.post_norms,
         use_post_attention_norm=architecture.post_norms,
         attention_logit_soft_cap=architecture.attention_soft_cap or None,
         final_logit_soft_cap=architecture.final_soft_cap or None,
         use_sliding_window_attention=architecture.global_every > 1,
         sliding_window_size=architecture.window,
-        local_rope_scaling_factor=architecture.rope_local_scaling,
-        global_rope_scaling_factor=architecture.rope_global_scaling,
         layer_norm_epsilon=architecture.norm_epsilon,
         dtype=dtype,
+        **_own_arguments(architecture),
     )
     for i, layers in enumerate(_blocks(backbone, architecture)):
         attention = backbone.transformer_layers[i].attention
@@ -248,6 +256,21 @@ def _build(architecture: Architecture, *, dtype: Dtype) -> Any:
             if name.endswith("norm"):
                 layer.epsilon = architecture.norm_epsilon
     return backbone
+
+
+def _own_arguments(architecture: Architecture) -> dict[str, Any]:
+    """What the two constructors spell differently, or have no word for."""
+    if BACKBONES[architecture.family] == "GemmaBackbone":
+        if architecture.query_key_norm:
+            raise ModelError("query_key_norm is True; KerasHub's GemmaBackbone has no such norms")
+        return {"intermediate_dim": 2 * architecture.feed_forward}
+    return {
+        "image_size": None,
+        "intermediate_dim": architecture.feed_forward,
+        "use_query_key_norm": architecture.query_key_norm,
+        "local_rope_scaling_factor": architecture.rope_local_scaling,
+        "global_rope_scaling_factor": architecture.rope_global_scaling,
+    }
 
 
 def _assign(variable: Any, values: Any) -> None:

@@ -1,4 +1,4 @@
-"""Reads a Keras preset's folder of a Gemma 3 as data: numbers from config.json, arrays from HDF5.
+"""Reads a Keras preset's folder of a Gemma as data: numbers from config.json, arrays from HDF5.
 
     config.json                   class_name, and a dozen plain numbers
     model.weights.h5              layers/gemma3_decoder_block_7/attention/query_dense/vars/0  …
@@ -6,7 +6,7 @@
     assets/tokenizer/vocabulary.spm
 
 Keras itself is never asked: what its config names it would import and call. Nothing in these files
-chooses code here; class names are compared with the one that is understood. Arrays are taken only
+chooses code here; class names are compared with those that are understood. Arrays are taken only
 from the file itself, stored whole and plain, so that no link, filter or foreign file is followed;
 HDF5 is closed again before the first of them is mapped.
 
@@ -19,23 +19,42 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
 from coderllm_jax.data.tokenizer import SentencePieceTokenizer
 from coderllm_jax.errors import ModelError
-from coderllm_jax.model.architecture import Architecture
+from coderllm_jax.model.architecture import FAMILIES, Architecture, Family
+from coderllm_jax.model.keras_bridge import BACKBONES
 from coderllm_jax.model.mapped import MappedTensor
 from coderllm_jax.model.plausible import check_architecture, real_number, shown, whole_number
 from coderllm_jax.model.weights import LazyLeaf
 
 CONFIG, TOKENIZER = "config.json", "assets/tokenizer/vocabulary.spm"
 WEIGHTS, INDEX = "model.weights.h5", "model.weights.json"
-_CLASS = "Gemma3Backbone"
-# Constants of KerasHub's Gemma 3 that its config does not hold.
-_GLOBAL_EVERY, _ROPE_LOCAL, _ROPE_GLOBAL = 6, 10_000.0, 1_000_000.0
+
+
+class _Class(NamedTuple):
+    """What a KerasHub class builds in, beside what all models of a family share.
+
+    windowed, window: the defaults of `use_sliding_window_attention` and `sliding_window_size`.
+    global_every: which layers are global where there are windows.
+    halves: how many matrices `intermediate_dim` counts. block: what its blocks are called in HDF5.
+    """
+
+    windowed: bool
+    global_every: int
+    window: int
+    halves: int
+    block: str
+
+
+_CLASSES = {
+    "GemmaBackbone": _Class(False, 2, 4096, 2, "gemma_decoder_block"),
+    "Gemma3Backbone": _Class(True, 6, 1024, 1, "gemma3_decoder_block"),
+}
 
 # Our name of a block weight → its group below the block's.
 _GROUPS = {
@@ -56,13 +75,15 @@ _GROUPS = {
 
 
 def is_keras(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is that of the one class that is understood."""
-    return config.get("class_name") == _CLASS
+    """Whether a config.json is that of a class that is understood."""
+    name = config.get("class_name")
+    return isinstance(name, str) and name in _CLASSES
 
 
 def architecture_of(config: Mapping[str, Any], *, folder: Path) -> Architecture:
     """The model's numbers from config.json; everything else in it is passed over."""
     where = str(folder / CONFIG)
+    kind = _CLASSES[config["class_name"]]
     values = config.get("config")
     if not isinstance(values, dict):
         raise ModelError(f"{where}: its 'config' is {shown(values)}; expected the model's settings")
@@ -80,26 +101,33 @@ def architecture_of(config: Mapping[str, Any], *, folder: Path) -> Architecture:
 
     width, heads, head_size = whole("hidden_dim"), whole("num_query_heads"), whole("head_dim")
     by_head = values.get("query_head_dim_normalize", True)
-    windowed = values.get("use_sliding_window_attention", True)
+    windowed = values.get("use_sliding_window_attention", kind.windowed)
+    post_norms = _both(values, "use_post_attention_norm", "use_post_ffw_norm", where=where)
+    is_third = config["class_name"] == "Gemma3Backbone"
+    feed_forward, odd = divmod(whole("intermediate_dim"), kind.halves)
+    if odd:
+        raise ModelError(f"{where}: intermediate_dim is odd; expected twice the feed-forward width")
+    family: Family = "gemma3" if is_third else "gemma2" if post_norms else "gemma"
+    traits = FAMILIES[family]
     architecture = Architecture(
-        family="gemma3",
+        family=family,
         num_layers=whole("num_layers"),
         vocabulary=whole("vocabulary_size"),
         width=width,
-        feed_forward=whole("intermediate_dim"),
+        feed_forward=feed_forward,
         num_heads=heads,
         num_kv_heads=whole("num_key_value_heads"),
         head_size=head_size,
-        window=whole_number(values, "sliding_window_size", where=where, default=1024),
-        global_every=_GLOBAL_EVERY if windowed else 1,
+        window=whole_number(values, "sliding_window_size", where=where, default=kind.window),
+        global_every=kind.global_every if windowed else 1,
         query_scale=(head_size if by_head else max(width // heads, 1)) ** -0.5,
-        rope_local=_ROPE_LOCAL,
-        rope_global=_ROPE_GLOBAL,
+        rope_local=traits.rope_local,
+        rope_global=traits.rope_global,
         rope_local_scaling=real("local_rope_scaling_factor", 1.0),
         rope_global_scaling=real("global_rope_scaling_factor", 1.0),
         norm_epsilon=real("layer_norm_epsilon", 1e-6),
-        query_key_norm=bool(values.get("use_query_key_norm", True)),
-        post_norms=_both(values, "use_post_attention_norm", "use_post_ffw_norm", where=where),
+        query_key_norm=is_third and bool(values.get("use_query_key_norm", True)),
+        post_norms=post_norms,
         attention_soft_cap=cap("attention_logit_soft_cap"),
         final_soft_cap=cap("final_logit_soft_cap"),
     )
@@ -135,21 +163,23 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(set(names))]
 
 
-def group_of(path: str, layer: int | None) -> str:
+def group_of(path: str, layer: int | None, *, family: Family = "gemma3") -> str:
     """The group that holds a tensor of the tree: its path, and its layer where it has one."""
     if layer is None:
         kinds = {"embedding": "reversible_embedding", "final_norm": "rms_normalization"}
         return f"layers/{kinds[path]}"
-    block = f"gemma3_decoder_block_{layer}" if layer else "gemma3_decoder_block"
+    name = _CLASSES[BACKBONES[family]].block
+    block = f"{name}_{layer}" if layer else name
     return f"layers/{block}/{_GROUPS[path.removeprefix('blocks/')]}"
 
 
 def read_weights(files: list[Path], architecture: Architecture) -> Iterator[tuple[str, LazyLeaf]]:
     """Yields (path, leaf in the file's dtype) for every leaf; tensors are mapped when asked for."""
+    family = architecture.family
     groups = {path: [group_of(path, None)] for path in ("embedding", "final_norm")}
     for name in architecture.block_shapes():
         layers = range(architecture.num_layers)
-        groups[f"blocks/{name}"] = [group_of(f"blocks/{name}", i) for i in layers]
+        groups[f"blocks/{name}"] = [group_of(f"blocks/{name}", i, family=family) for i in layers]
     found = _locate(files, {f"{group}/vars/0" for paths in groups.values() for group in paths})
     shapes: dict[str, tuple[int, ...]] = {
         "embedding": (architecture.vocabulary, architecture.width),

@@ -24,7 +24,13 @@ from coderllm_jax.model.weights import OpenedModel
 from coderllm_jax.redaction import redact
 
 # Names that people use for presets that KerasHub calls otherwise.
-ALIASES = {"gemma-2b": "gemma_2b_en", "gemma-7b": "gemma_7b_en"}
+ALIASES = {
+    "gemma-2b": "gemma_2b_en",
+    "gemma-7b": "gemma_7b_en",
+    "gemma-2-2b": "gemma2_2b_en",
+    "gemma-2-9b": "gemma2_9b_en",
+    "gemma-2-27b": "gemma2_27b_en",
+}
 _KAGGLE_REMEDY = (
     "check the network; if the model is gated, accept its licence on kaggle.com and set "
     "KAGGLE_USERNAME and KAGGLE_KEY (gemma3_270m needs no account)"
@@ -44,17 +50,17 @@ def open_preset(name: str, *, others: tuple[str, ...] = ()) -> OpenedModel:
     """A KerasHub preset by its name; `others` are names a misspelling may have meant besides."""
     keras_hub = keras_bridge.import_keras_hub()
     preset = ALIASES.get(name, name)
-    known = keras_hub.models.Gemma3Backbone.presets
+    kinds = sorted(set(keras_bridge.BACKBONES.values()))
+    known = {
+        known_name: entry
+        for kind in kinds
+        for known_name, entry in getattr(keras_hub.models, kind).presets.items()
+    }
     if preset not in known:
-        if preset in keras_hub.models.GemmaBackbone.presets:
-            raise ModelError(
-                f"model '{name}' is KerasHub's {preset}, which is older than Gemma 3; only Gemma 3 "
-                "is supported so far: try gemma3_270m or gemma3_1b"
-            )
         near = difflib.get_close_matches(name, [*others, *known, *ALIASES], n=1, cutoff=0.7)
         hint = f"did you mean '{near[0]}'?" if near else f"for instance {', '.join(others)}"
         raise ModelError(
-            f"model '{name}' is unknown; expected a KerasHub Gemma 3 preset, hf://org/name, a "
+            f"model '{name}' is unknown; expected a KerasHub Gemma preset, hf://org/name, a "
             f"folder, gguf:FILE or tiny; {hint}"
         )
     folder = _fetch_preset(preset, known[preset]["kaggle_handle"])
@@ -114,8 +120,8 @@ def open_folder(folder: Path) -> OpenedModel:
     if keras_folder.is_keras(config):
         return _open_keras(folder, config)
     raise ModelError(
-        f"{folder}: config.json has neither model_type nor class_name 'Gemma3Backbone'; "
-        "expected a Hugging Face or Keras folder of a Gemma 3"
+        f"{folder}: config.json has neither model_type nor class_name 'Gemma3Backbone' or "
+        "'GemmaBackbone'; expected a Hugging Face or Keras folder of a Gemma"
     )
 
 

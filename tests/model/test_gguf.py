@@ -137,7 +137,7 @@ def test_the_packaged_file_says_what_the_constant_says(gemma):
         (lambda data: data[:8] + b"\xff" * 8 + data[16:], "not a readable GGUF"),
         (lambda data: data[:24] + b"\xff" * 8 + data[32:], "not a readable GGUF"),
         (lambda data: data[:-64], "ends inside tensor"),
-        (lambda data: data.replace(b"gemma3", b"llama9"), "only gemma3"),
+        (lambda data: data.replace(b"gemma3", b"llama9"), "expected one of gemma, gemma2"),
         (lambda data: data.replace(b"blk.1.attn_q.w", b"blk.1.attn_z.w"), "is missing"),
     ],
 )

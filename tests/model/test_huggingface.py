@@ -166,7 +166,7 @@ def test_sha256_follows_the_weights_and_not_the_dtype(folder):
         ({"num_attention_heads": 4.5}, "num_attention_heads is 4.5"),
         ({"query_pre_attn_scalar": 0}, "query_pre_attn_scalar is 0; expected a number above 0"),
         ({"rope_parameters": {"full_attention": {"factor": "8"}}}, "factor is '8'"),
-        ({"rope_parameters": 5}, "not spelt as a Gemma 3's"),
+        ({"rope_parameters": 5}, "not spelt as a Gemma's"),
         ({"hidden_size": "absent"}, "'hidden_size' is missing"),
         ({"use_bidirectional_attention": True}, "embedding model"),
         ({"tie_word_embeddings": False}, "output head"),
