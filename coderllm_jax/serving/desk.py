@@ -36,6 +36,9 @@ from coderllm_jax.serving.tickets import Ended, Lane, Listener, News, Progress, 
 _FAILURES_ALLOWED = 3
 # How long an idle desk sleeps before it looks whether it is to end.
 _IDLE_S = 0.5
+# Handing a query over may mean looking something up: those who are being answered wait no longer
+# than this for those who come.
+_TAKE_IN_S = 0.05
 # What was cancelled at the end is told of within so many rounds.
 _LAST_TURNS = 3
 # Before anything was measured, what a request is taken to need.
@@ -195,9 +198,10 @@ class Desk:
     def _take_in(self, wait_s: float) -> None:
         try:
             action = self._inbox.get(timeout=wait_s) if wait_s else self._inbox.get_nowait()
-            while True:
-                action()
-                action = self._inbox.get_nowait()
+            until_s = self._now_s() + _TAKE_IN_S
+            action()
+            while self._now_s() < until_s:
+                self._inbox.get_nowait()()
         except queue.Empty:
             return
 

@@ -12,7 +12,8 @@ import openai
 import pytest
 
 from coderllm_jax.generation.answering import answer_all
-from coderllm_jax.records import Query, Sampling, Turn
+from coderllm_jax.generation.endpoint import Endpoint
+from coderllm_jax.records import GREEDY, Query, Sampling, Turn
 from tests.serving.running import local, running
 from tests.web.served import wait_until
 
@@ -224,6 +225,27 @@ def test_logprobs_are_the_engine_s(client: openai.OpenAI) -> None:
     assert [token.top_logprobs[0].token for token in content] == [
         f"token_id:{t.alternatives[0][0]}" for t in answer.logprobs
     ]
+
+
+def test_our_own_client_of_endpoints_gets_the_same_answers(server: Any) -> None:
+    """What evaluates and compares remote models reads our stream to the last figure."""
+    endpoint = Endpoint(f"{server.url}v1", model="base", api_key=None, max_in_flight=4)
+    try:
+        queries = [
+            Query.from_question(f"{i}", "What?", max_new_tokens=8, sampling=sampling, logprobs=True)
+            for i, sampling in enumerate((GREEDY, Sampling(temperature=1.0, top_k=9, seed=3)))
+        ]
+        for answer, query in zip(answer_all(endpoint, queries), queries, strict=True):
+            expected = in_process(sampling=query.sampling, logprobs=True)
+            assert (answer.text, answer.finish) == (expected.text, expected.finish)
+            assert answer.num_prompt_tokens == expected.num_prompt_tokens
+            assert answer.num_new_tokens == expected.num_new_tokens
+            assert answer.num_first_tokens == 1
+            assert [token.logprob for token in answer.logprobs] == pytest.approx(
+                [token.logprob for token in expected.logprobs], abs=1e-5
+            )
+    finally:
+        endpoint.close()
 
 
 def test_models_are_listed(client: openai.OpenAI) -> None:

@@ -239,6 +239,27 @@ def test_a_bug_in_submit_is_one_request_s(monkeypatch: pytest.MonkeyPatch) -> No
     assert bench.desk.is_idle
 
 
+def test_those_who_come_do_not_hold_up_those_who_are_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Looking up takes 40 ms: two a round, however many have come."""
+    bench = Bench(FOR_EVER, slots=9)
+    submit = bench.fake.submit
+
+    def look_up_first(query: Query) -> None:
+        bench.clock.sleep(0.04)
+        submit(query)
+
+    monkeypatch.setattr(bench.fake, "submit", look_up_first)
+    for i in range(9):
+        bench.ask(f"{i}")
+    counts = []
+    for _ in range(5):
+        bench.desk.turn()
+        counts.append(len(bench.fake.queries))
+    assert counts == [2, 4, 6, 8, 9]
+
+
 def test_log_probabilities_are_told_once() -> None:
     """What a lane says of a query's progress grows; each piece of news has what is new of it."""
     bench = Bench(Reply(chunks=(Chunk(1.0, "a"), Chunk(2.0, "b"), Chunk(3.0, "c"))))
