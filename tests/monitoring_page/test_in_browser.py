@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from benchmarks.browser import CHROMIUM, WHY_NOT, Browser
 from coderllm_jax.monitoring.page.application import Page
 from coderllm_jax.web.guard import LOOPBACK_NAMES, Access, guarded
 from tests.monitoring_page.shown import PLANTED, FakeWatch
-from tests.web.browser import CHROMIUM, WHY_NOT, Browser
 from tests.web.served import served, wait_until
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=WHY_NOT)
