@@ -27,7 +27,7 @@ import numpy as np
 
 from coderllm_jax.config.monitoring import MonitoringConfig
 from coderllm_jax.monitoring.alerts import Alert, AlertBook, Subject, alert_view
-from coderllm_jax.monitoring.columns import Columns, decimate
+from coderllm_jax.monitoring.columns import Columns, Points, decimate
 from coderllm_jax.monitoring.discovery import find_all
 from coderllm_jax.monitoring.events_watch import EventsWatch
 from coderllm_jax.monitoring.machine import ID as MACHINE
@@ -149,9 +149,15 @@ class Watch:
         )
 
     def series(
-        self, id: str, names: Sequence[str], *, since_step: int = -1, max_points: int = 2000
+        self,
+        id: str,
+        names: Sequence[str],
+        *,
+        since_step: int = -1,
+        until_step: int | None = None,
+        max_points: int = 2000,
     ) -> dict[str, Any]:
-        """Points after `since_step`, at most about `max_points` of each series.
+        """Points after `since_step`, through `until_step`, about `max_points` of each at most.
 
         `id` is a run's, a log's, or `machine`. Thinned so that the smallest and largest value of
         every stretch stay: a spike is never lost. Values that are not finite are null. Series that
@@ -162,7 +168,13 @@ class Watch:
         return {
             "revision": revision,
             **{
-                name: _plain_points(columns, name, since_step=since_step, max_points=max_points)
+                name: _plain_points(
+                    columns,
+                    name,
+                    since_step=since_step,
+                    until_step=until_step,
+                    max_points=max_points,
+                )
                 for name in names
             },
         }
@@ -300,9 +312,13 @@ def _note(alert: Alert) -> Note:
 
 
 def _plain_points(
-    columns: Columns, name: str, *, since_step: int, max_points: int
+    columns: Columns, name: str, *, since_step: int, until_step: int | None, max_points: int
 ) -> dict[str, list[Any]]:
-    points = decimate(columns.points(name, since_step=since_step), max_points)
+    points = columns.points(name, since_step=since_step)
+    if until_step is not None:
+        end = np.searchsorted(points.steps, until_step, side="right")
+        points = Points(*(column[:end] for column in points))
+    points = decimate(points, max_points)
     values = points.values.astype(np.float64)
     return {
         "step": points.steps.tolist(),

@@ -83,7 +83,13 @@ class FakeWatch:
         self.points["run-0"] = _run_points(self.num_steps, seed=100 + self.revision)
 
     def series(
-        self, id: str, names: Sequence[str], *, since_step: int = -1, max_points: int = 2000
+        self,
+        id: str,
+        names: Sequence[str],
+        *,
+        since_step: int = -1,
+        until_step: int | None = None,
+        max_points: int = 2000,
     ) -> dict[str, Any]:
         """Every k-th point where there are too many."""
         if id in self.points:
@@ -98,6 +104,7 @@ class FakeWatch:
             raise KeyError(id)
         for name in names:
             rows = [p for p in points.get(name, ()) if p[0] > since_step]
+            rows = [p for p in rows if until_step is None or p[0] <= until_step]
             rows = rows[:: max(1, math.ceil(len(rows) / max_points))]
             told[name] = {
                 "step": [p[0] for p in rows],

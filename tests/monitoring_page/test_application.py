@@ -205,6 +205,8 @@ def test_series_and_overview_as_json(url: str, watch: FakeWatch) -> None:
     got = httpx.get(url + "api/series?id=run-0&name=loss&name=none&since=47&points=nonsense").json()
     assert got["loss"]["step"] == [48, 49, 50]
     assert got["none"]["step"] == []
+    got = httpx.get(url + "api/series?id=run-0&name=loss&since=10&until=12").json()
+    assert got["loss"]["step"] == [11, 12]
     assert httpx.get(url + "api/series?id=run-9&name=loss").status_code == 404
 
 

@@ -48,6 +48,24 @@ def num_points(browser: Browser) -> int:
     return int(browser.run(f"Number({LOSS}?.dataset.points || 0)"))
 
 
+def drag(browser: Browser, start: int, end: int) -> None:
+    """A mouse's, over the large chart."""
+    left, top = browser.run(
+        f"(() => {{ const box = {LOSS}.querySelector('.plot').getBoundingClientRect();"
+        "return [box.left, box.top]; })()"
+    )
+    for kind, x in (("Moved", start), ("Pressed", start), ("Moved", end), ("Released", end)):
+        browser.call(
+            "Input.dispatchMouseEvent",
+            type=f"mouse{kind}",
+            x=left + x,
+            y=top + 100,
+            button="left",
+            buttons=1,
+            clickCount=1,
+        )
+
+
 def visit(browser: Browser, url: str, view: str = "", **kwargs: Any) -> None:
     browser.said.clear()
     browser.open("about:blank")
@@ -143,20 +161,7 @@ def test_a_drag_zooms_every_chart_of_a_run_and_a_button_shows_all(browser: Brows
         visit(browser, server.url, "#/run/run-0")
         wait_until(lambda: num_points(browser) >= 50)
         before = browser.run("[...document.querySelectorAll('.plot')].map((p) => p.innerText)")
-        left, top = browser.run(
-            f"(() => {{ const box = {LOSS}.querySelector('.plot').getBoundingClientRect();"
-            "return [box.left, box.top]; })()"
-        )
-        for kind, x in (("Moved", 200), ("Pressed", 200), ("Moved", 350), ("Released", 350)):
-            browser.call(
-                "Input.dispatchMouseEvent",
-                type=f"mouse{kind}",
-                x=left + x,
-                y=top + 100,
-                button="left",
-                buttons=1,
-                clickCount=1,
-            )
+        drag(browser, 200, 350)
         browser.wait_for(
             "[...document.querySelectorAll('button')].at(-1).textContent === 'show all'"
         )
@@ -164,6 +169,18 @@ def test_a_drag_zooms_every_chart_of_a_run_and_a_button_shows_all(browser: Brows
         assert all(a != b for a, b in zip(before, zoomed, strict=True))
         browser.run("[...document.querySelectorAll('button')].at(-1).click()")
         browser.wait_for("document.querySelector('.hint')")
+    assert browser.said == []
+
+
+def test_a_zoom_into_a_long_run_shows_every_point(browser: Browser) -> None:
+    watch = FakeWatch(num_runs=1, num_steps=6000)
+    watch.step = 6000
+    with shown(watch) as server:
+        visit(browser, server.url, "#/run/run-0")
+        wait_until(lambda: 1000 < num_points(browser) < 2000)
+        before = num_points(browser)
+        drag(browser, 200, 300)
+        wait_until(lambda: num_points(browser) > before + 300)
     assert browser.said == []
 
 

@@ -4,7 +4,7 @@
     /events            server-sent events: `overview` (sections that changed), `series` (new points)
         ?want={"lora-1f0c": ["loss"]}&points=1200
     /api/overview      everything at this moment, as JSON
-    /api/series        ?id=lora-1f0c&name=loss&name=eval_loss&since=400&points=2000
+    /api/series        ?id=lora-1f0c&name=loss&name=eval_loss&since=400&until=500&points=2000
     /metrics           the same for Prometheus
     /health            alive; needs no token
 
@@ -105,9 +105,16 @@ class Page:
         query = request.query_params
         names = query.getlist("name")[:_MAX_NAMES]
         since, points = _number(query, "since", -1), _points(query)
+        until = _number(query, "until", 0) if "until" in query else None
 
         def look(watch: Watch) -> dict[str, Any]:
-            return watch.series(query.get("id", ""), names, since_step=since, max_points=points)
+            return watch.series(
+                query.get("id", ""),
+                names,
+                since_step=since,
+                until_step=until,
+                max_points=points,
+            )
 
         try:
             return _json(to_json(await self._feed.ask(look)))

@@ -31,7 +31,10 @@ export function view(store, {id}, rerender) {
   const place = `${id} ${look.along}`;
   if (zoomOf !== place) {
     zoom = new Zoom();
-    zoom.onChange = rerender;
+    zoom.onChange = () => {
+      rerender();
+      refine(store, id);
+    };
     zoomOf = place;
   }
   const pick = (name) => (value) => {
@@ -79,6 +82,17 @@ export function view(store, {id}, rerender) {
           lines: [line(store, id, name, {color: "series-0", along: look.along, from: run.started})]})))),
     run.samples.length ? section("Samples", h("div", {class: "samples"}, run.samples.map(sample))) : null,
   ].filter(Boolean);
+}
+
+// What is looked at closely, and came thinned, is asked for point by point.
+function refine(store, id) {
+  const run = find(store, id);
+  if (!zoom.window || !run || run.num_points <= points) return;
+  const {step, time} = store.column(id, primaryLoss(run));
+  const at = {step, time, elapsed: time.map((each) => each - (run.started ?? time[0]))}[look.along];
+  const inside = step.filter((_, i) => at[i] >= zoom.window[0] && at[i] <= zoom.window[1]);
+  const [first, last] = look.along === "step" ? zoom.window.map(Math.round) : [inside[0], inside.at(-1)];
+  if (first < last) store.refine(id, run.series, [first, last]);
 }
 
 const order = (name) => {

@@ -96,7 +96,37 @@ export class Store {
     if (!isNew && longest > 3 * this.points) this.open();
   }
 
+  // Between these steps every point is asked for, as far as a chart can show them: a long run comes
+  // thinned. The points that are there stay until those have come.
+  async refine(id, names, [first, last]) {
+    const known = this.series.get(id);
+    if (!known) return;
+    const query = new URLSearchParams({id, since: first - 1, until: last, points: this.points});
+    for (const name of names) query.append("name", name);
+    try {
+      const answer = await fetch(`api/series?${query}`);
+      const found = await answer.json();
+      // Meanwhile everything may have come anew, of another file.
+      if (!answer.ok || found.revision !== known.revision || this.series.get(id)?.columns !== known.columns) return;
+      for (const name of names) if (name in known.columns) splice(known.columns[name], found[name], first, last);
+      this.series.set(id, {...known, version: known.version + 0.5});
+      this.onChange();
+    } catch {
+      // Thinned points are better than none.
+    }
+  }
+
   column(id, name) {
     return this.series.get(id)?.columns[name] || {step: [], time: [], value: []};
+  }
+}
+
+function splice(column, finer, first, last) {
+  const before = column.step.findIndex((step) => step >= first);
+  const start = before < 0 ? column.step.length : before;
+  const after = column.step.findIndex((step) => step > last);
+  const end = after < 0 ? column.step.length : after;
+  for (const part of ["step", "time", "value"]) {
+    column[part] = [...column[part].slice(0, start), ...finer[part], ...column[part].slice(end)];
   }
 }
