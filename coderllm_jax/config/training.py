@@ -74,10 +74,21 @@ class LoraSection(Section):
     targets: tuple[str, ...] = option(
         ("query", "value"), "Layers that get an adapter.", choices=LORA_TARGETS
     )
+    base: str = option(
+        "float",
+        "How the blocks' frozen kernels are kept: float (as step.precision says), or quantized "
+        "while they are loaded (QLoRA): int8, int4, nf4. Adapters go onto the float model later.",
+        choices=("float", "int8", "int4", "nf4"),
+    )
 
     def check(self) -> None:
         if self.enabled and not self.targets:
             raise ConfigError("lora.targets is empty; name a layer or set lora.enabled=False")
+        if self.base != "float" and not self.enabled:
+            raise ConfigError(
+                f"lora.base is {self.base} and lora.enabled is False; weights that are trained "
+                "cannot be quantized: set lora.base=float or lora.enabled=True"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,9 +124,10 @@ class StepSection(Section):
     precision: str = option(
         "auto",
         "float32; mixed (bfloat16 weights and matrix operands, float32 sums and activations); "
-        "bfloat16 (activations too). auto: mixed on a CPU with bfloat16 instructions, float32 on "
-        "one without, bfloat16 on accelerators.",
-        choices=("auto", "float32", "mixed", "bfloat16"),
+        "bfloat16 (activations too); float16 (as mixed, with a scaled loss: for GPUs without "
+        "bfloat16). auto: mixed on a CPU with bfloat16 instructions, float32 on one without, "
+        "bfloat16 on accelerators.",
+        choices=("auto", "float32", "mixed", "bfloat16", "float16"),
     )
     remat: str = option(
         "auto",

@@ -21,8 +21,9 @@ import jax.numpy as jnp
 from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.model.attention import rotary_angles
 from coderllm_jax.model.forward import ForwardOptions, Project, apply_block, embed, rms_norm
-from coderllm_jax.model.lora import Adapters, adapter_product
+from coderllm_jax.model.lora import Adapters, adapt, adapter_product
 from coderllm_jax.model.precision import contract
+from coderllm_jax.model.quantization import Quantized
 from coderllm_jax.model.sharding import active_mesh, gather_block, gather_embedding
 
 # attention(layer, q_BLHK, k_BLGK, v_BLGK) -> [B, L, H, K]
@@ -107,8 +108,13 @@ def head_logits(
     return cap * jnp.tanh(logits_SV / cap) if cap else logits_SV
 
 
-def _flattened(name: str, kernel: jax.Array) -> jax.Array:
-    """A kernel as [out, in], heads folded into the axis that they belong to; norms as they are."""
+def _flattened(name: str, kernel: jax.Array | Quantized) -> jax.Array | Quantized:
+    """A kernel as [out, in], heads folded into the axis that they belong to.
+
+    Norms and quantized kernels stay as they are.
+    """
+    if isinstance(kernel, Quantized):
+        return kernel
     if name in ("query", "key", "value"):
         return jnp.swapaxes(kernel, 1, 2).reshape(-1, kernel.shape[1])
     if name == "attention_output":
@@ -117,7 +123,7 @@ def _flattened(name: str, kernel: jax.Array) -> jax.Array:
 
 
 def _flat_project(
-    block: dict[str, jax.Array],
+    block: dict[str, Any],
     adapters: Adapters,
     architecture: Architecture,
     options: ForwardOptions,
@@ -125,6 +131,15 @@ def _flat_project(
     """Products with a block's flattened kernels, of [B, L, in] or of [B, L, H, K]."""
 
     def project(name: str, x: jax.Array) -> jax.Array:
+        if isinstance(block[name], Quantized):
+            return adapt(
+                name,
+                x,
+                block[name],
+                adapters.get(name),
+                scale=options.lora_scale,
+                precision=options.precision,
+            )
         batch, length = x.shape[:2]
         rows = x.reshape(batch * length, -1)
         y = contract("bd,od->bo", rows, block[name], options.precision)

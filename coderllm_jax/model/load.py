@@ -36,6 +36,7 @@ from coderllm_jax.model.cache import (
     write_cached,
 )
 from coderllm_jax.model.mapped import sha256_of
+from coderllm_jax.model.quantization import Base
 from coderllm_jax.model.tiny import random_leaves
 from coderllm_jax.model.weights import Dtype, OpenedModel, ShardingRule, place
 
@@ -60,9 +61,16 @@ class LoadedModel(NamedTuple):
 
 
 def load_model(
-    name: str, *, dtype: Dtype, cache_dir: str, sharding: ShardingRule | None = None
+    name: str,
+    *,
+    dtype: Dtype,
+    cache_dir: str,
+    sharding: ShardingRule | None = None,
+    base: Base = "float",
 ) -> LoadedModel:
     """Loads the model called `name` in `dtype`, each leaf where `sharding` says (None: one device).
+
+    The blocks' kernels are quantized to `base` as they come, a layer at a time.
 
     Leaves are filled one after another and large ones layer by layer, so that neither host nor
     device holds more than it keeps; see `weights`. Raises ModelError for a name that is not
@@ -73,7 +81,9 @@ def load_model(
     return LoadedModel(
         name=name,
         architecture=opened.architecture,
-        weights=place(opened.leaves, opened.architecture, dtype=dtype, sharding=sharding),
+        weights=place(
+            opened.leaves, opened.architecture, dtype=dtype, sharding=sharding, base=base
+        ),
         tokenizer=opened.tokenizer,
         source=opened.source,
         sha256=opened.sha256,

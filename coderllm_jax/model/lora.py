@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.model.precision import FLOAT32, Precision, contract
+from coderllm_jax.model.quantization import Quantized, contract_quantized
 
 Adapter = dict[str, jax.Array]  # {"a": [N, ..., R], "b": [N, R, last]}
 Adapters = dict[str, Adapter]  # by block weight name
@@ -71,7 +72,7 @@ def init_adapters(
 def adapt(
     name: str,
     x: jax.Array,
-    kernel: jax.Array,
+    kernel: jax.Array | Quantized,
     adapter: Adapter | None,
     *,
     scale: float,
@@ -84,7 +85,10 @@ def adapt(
     x: the product's left operand (see PRODUCTS); kernel and adapter without the layer axis.
     Returns the product in the precision's carried format. `key` is needed where dropout > 0.
     """
-    y = contract(PRODUCTS[name], x, kernel, precision)
+    if isinstance(kernel, Quantized):
+        y = contract_quantized(PRODUCTS[name], x, kernel, precision)
+    else:
+        y = contract(PRODUCTS[name], x, kernel, precision)
     if adapter is None:
         return y
     if dropout and key is not None:

@@ -4,8 +4,11 @@
     float32      float32    float32    float32
     mixed        bfloat16   bfloat16   float32
     bfloat16     bfloat16   bfloat16   bfloat16
+    float16      float16    float16    float32
 
-Norms, softmax, rotary angles, adapters, optimizer and loss are float32 in all three.
+Norms, softmax, rotary angles, adapters, optimizer and loss are float32 in all of them. float16 is
+for GPUs without bfloat16 and needs a scaled loss; its sums and residual stream are float32,
+because Gemma 3's pass 65,504, the most it holds.
 """
 
 from __future__ import annotations
@@ -27,11 +30,12 @@ class Precision(NamedTuple):
     carried: jnp.dtype
 
 
-_F32, _BF16 = jnp.dtype("float32"), jnp.dtype("bfloat16")
+_F32, _BF16, _F16 = jnp.dtype("float32"), jnp.dtype("bfloat16"), jnp.dtype("float16")
 PRECISIONS = {
     "float32": Precision("float32", _F32, _F32, _F32),
     "mixed": Precision("mixed", _BF16, _BF16, _F32),
     "bfloat16": Precision("bfloat16", _BF16, _BF16, _BF16),
+    "float16": Precision("float16", _F16, _F16, _F32),
 }
 FLOAT32 = PRECISIONS["float32"]
 

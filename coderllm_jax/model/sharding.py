@@ -85,7 +85,10 @@ def host_rows(mesh: Mesh, num_rows: int) -> range:
 
 
 def weight_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
-    """The rule for one variable: `blocks/query`, `embedding`, or an adapter's `query/a`."""
+    """The rule for one variable: `blocks/query`, `embedding`, or an adapter's `query/a`.
+
+    A quantized kernel's parts (`blocks/query/codes`, `/scales`) go by the kernel's rule.
+    """
     parts = path.split("/")
     if parts[0] == "blocks":
         rule: tuple[str | None, ...] = (None, *_rule(_BLOCK_RULES, parts[1], path))
@@ -165,7 +168,11 @@ def gather_block(block: dict[str, jax.Array]) -> dict[str, jax.Array]:
     mesh = active_mesh()
     if mesh is None:
         return block
-    return {name: _gathered(leaf, _BLOCK_RULES[name], mesh) for name, leaf in block.items()}
+    # A quantized kernel travels as its codes and scales, whose axes are the kernel's.
+    return {
+        name: jax.tree.map(lambda part, rule=_BLOCK_RULES[name]: _gathered(part, rule, mesh), leaf)
+        for name, leaf in block.items()
+    }
 
 
 def gather_embedding(table_VD: jax.Array) -> jax.Array:

@@ -36,6 +36,8 @@ from jax.sharding import PartitionSpec as P
 from coderllm_jax.data.tokenizer import Tokenizer
 from coderllm_jax.errors import ModelError
 from coderllm_jax.model.architecture import Architecture
+from coderllm_jax.model.lora import PRODUCTS
+from coderllm_jax.model.quantization import Base, Quantized, quantize
 
 Dtype = Literal["float32", "bfloat16"]
 ShardingRule = Callable[[str, tuple[int, ...]], Sharding]  # of path and shape
@@ -103,21 +105,25 @@ def place(
     *,
     dtype: Dtype,
     sharding: ShardingRule | None = None,
+    base: Base = "float",
 ) -> dict[str, Any]:
-    """Fills every leaf on its devices and gives back the tree.
+    """Fills every leaf on its devices and gives back the tree, kernels quantized where `base` says.
 
     Host memory beside what is placed: one device's part of one tensor, or a small leaf. Raises
     ModelError where a leaf is missing, foreign or of another shape.
     """
     expected = leaf_shapes(architecture)
-    placed: dict[str, jax.Array] = {}
+    placed: dict[str, jax.Array | Quantized] = {}
     for path, leaf in leaves:
         if path not in expected:
             raise ModelError(f"weight '{path}' does not belong to this architecture")
         if leaf.shape != expected[path]:
             raise ModelError(f"weight '{path}' is {leaf.shape}; expected {expected[path]}")
         where = sharding(path, leaf.shape) if sharding else None
-        placed[path] = _fill(leaf, leaf_dtype(path, dtype), where)
+        if base != "float" and path.removeprefix("blocks/") in PRODUCTS:
+            placed[path] = _fill_quantized(path, leaf, leaf_dtype(path, dtype), base, sharding)
+        else:
+            placed[path] = _fill(leaf, leaf_dtype(path, dtype), where)
     missing = expected.keys() - placed.keys()
     if missing:
         raise ModelError(f"weights are missing: {', '.join(sorted(missing))}")
@@ -153,6 +159,44 @@ def _fill_by_layer(leaf: LazyLeaf, dtype: np.dtype, where: Sharding | None) -> j
         filled = write(filled, _put_values(values, dtype, layer_where), i)
         # Dispatch is asynchronous: without waiting, the host would read all layers ahead.
         filled.block_until_ready()
+    return filled
+
+
+def _fill_quantized(
+    path: str,
+    leaf: np.ndarray | LazyLeaf,
+    dtype: np.dtype,
+    base: Base,
+    sharding: ShardingRule | None,
+) -> Quantized:
+    """A stack of kernels as codes and scales; one layer at a time is there as floats."""
+    quantize_layer = functools.partial(quantize, base=base)
+    stack = jax.eval_shape(quantize_layer, jax.ShapeDtypeStruct(leaf.shape, dtype))
+    where: Any = None
+    layer_where: Sharding | None = None
+    if sharding:
+        layer_where = _without_layers(sharding(path, leaf.shape))
+        where = Quantized(
+            codes=sharding(f"{path}/codes", stack.codes.shape),  # type: ignore[arg-type]
+            scales=sharding(f"{path}/scales", stack.scales.shape),  # type: ignore[arg-type]
+            base=base,
+        )
+
+    def zeros() -> Quantized:
+        return jax.tree.map(lambda part: jnp.zeros(part.shape, part.dtype), stack)
+
+    def write(filled: Quantized, layer: jax.Array, i: int) -> Quantized:
+        return jax.tree.map(
+            lambda old, new: jax.lax.dynamic_update_index_in_dim(old, new, i, 0),
+            filled,
+            quantize_layer(layer),
+        )
+
+    filled = jax.jit(zeros, out_shardings=where)()
+    write_layer = jax.jit(write, donate_argnums=0, out_shardings=where)
+    for i, values in enumerate(leaf.tensors() if isinstance(leaf, LazyLeaf) else leaf):
+        filled = write_layer(filled, _put_values(values, dtype, layer_where), i)
+        jax.block_until_ready(filled)  # as in `_fill_by_layer`
     return filled
 
 

@@ -320,18 +320,25 @@ def _finish_step(
         )
         observers.note(
             f"step {step}: batch skipped ({reason.replace('_', ' ')}: loss {figures['loss']:.4g}, "
-            f"gradient norm {figures['grad_norm']:.4g}); its rows are in journal.jsonl"
+            f"gradient norm {figures['grad_norm']:.4g}{_scaled(figures)}); "
+            "its rows are in journal.jsonl"
         )
     recent = [each for each in record.skipped_steps if each > step - _SKIP_WINDOW]
     if reason != "accepted" and len(recent) > config.safety.max_skipped:
         record.status = "diverged"
         record.failure = (
             f"{len(recent)} of the last {min(step, _SKIP_WINDOW)} batches had to be skipped, the "
-            f"last for being {reason.replace('_', ' ')}"
+            f"last for being {reason.replace('_', ' ')}{_scaled(figures)}"
         )
     elif record.status == "running":
         record.status = steering.hear(control) or "running"
         meter.every_steps = steering.logging_every_steps
+
+
+def _scaled(figures: Mapping[str, float]) -> str:
+    """What a float16 run's line adds: a scale that is still large may yet fall to a usable one."""
+    scale = figures.get("loss_scale", 1.0)
+    return "" if scale == 1 else f", loss scale {scale:g}"
 
 
 def _wait_for_saves(checkpoints: Checkpoints, record: RunRecord, observers: Observers) -> None:

@@ -18,8 +18,9 @@ import jax
 
 from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.model.forward import Attention
-from coderllm_jax.model.lora import adapter_shapes
+from coderllm_jax.model.lora import PRODUCTS, adapter_shapes
 from coderllm_jax.model.precision import Precision
+from coderllm_jax.model.quantization import Base, quantized_bytes
 
 _SHARE = 0.75
 _WIDE = 4  # bytes of a float32
@@ -41,6 +42,7 @@ class Work(NamedTuple):
     attention: Attention
     adapted: tuple[str, ...] | None
     rank: int
+    base: Base = "float"
     weight_parts: int = 1
 
 
@@ -60,8 +62,18 @@ def bytes_with_projections(architecture: Architecture, work: Work) -> float:
     else:
         adapters = adapter_shapes(architecture, targets=work.adapted, rank=work.rank)
         trained = sum(map(math.prod, _leaves(adapters)))
-        held = weights * work.precision.weights.itemsize + trained * _TRAINED
+        held = _frozen_bytes(architecture, work) + trained * _TRAINED
     return held / work.weight_parts + _bytes_kept(architecture, work)
+
+
+def _frozen_bytes(architecture: Architecture, work: Work) -> float:
+    shapes, itemsize = architecture.weight_shapes(), work.precision.weights.itemsize
+    held = sum(map(math.prod, _leaves(shapes))) * itemsize
+    if work.base != "float":
+        for name, shape in shapes["blocks"].items():
+            if name in PRODUCTS:
+                held += quantized_bytes(shape, work.base) - math.prod(shape) * itemsize
+    return held
 
 
 def _bytes_kept(architecture: Architecture, work: Work) -> float:

@@ -41,7 +41,7 @@ from coderllm_jax.training.journal import Journal
 from coderllm_jax.training.manifest import build_manifest
 from coderllm_jax.training.record import RunRecord
 from coderllm_jax.training.run_folder import RunFolder, flatten, plain, read_json, write_json
-from coderllm_jax.training.step import Program, TrainState, build_program
+from coderllm_jax.training.step import Program, TrainState, build_program, lora_base
 from coderllm_jax.training.summary import summarize
 
 
@@ -73,12 +73,18 @@ class Run:
                 "evaluation_sha256": self.inputs.statistics["evaluation_sha256"],
                 **data,
             },
-            "lora": asked["lora"] if self.config.lora.enabled else {"enabled": False},
+            "lora": self._lora_identity(asked["lora"]),
             "optimizer": {**asked["optimizer"], "learning_rate": self.config.learning_rate},
             "batch_size": self.config.batch_size,
             "seed": self.config.seed,
             "precision": asked["step"]["precision"],
         }
+
+    def _lora_identity(self, asked: dict[str, Any]) -> dict[str, Any]:
+        if not self.config.lora.enabled:
+            return {"enabled": False}
+        # A run from before there was another base has no such field, and goes on.
+        return {name: value for name, value in asked.items() if (name, value) != ("base", "float")}
 
     @functools.cached_property
     def consumption(self) -> Consumption:
@@ -199,7 +205,12 @@ class Run:
             "eval_loss": best["eval_loss"],
         }
         if lora.enabled:
-            config |= {"rank": lora.rank, "alpha": lora.alpha, "targets": list(lora.targets)}
+            config |= {
+                "rank": lora.rank,
+                "alpha": lora.alpha,
+                "targets": list(lora.targets),
+                "base": lora.base,
+            }
         save_adapter(self.folder.adapter, tensors, config)
 
 
@@ -235,6 +246,7 @@ def open_run(
         dtype="bfloat16" if config.lora.enabled and precision.weights == "bfloat16" else "float32",
         cache_dir=config.model.cache_dir,
         sharding=sharding_by_path(mesh),
+        base=lora_base(config),
     )
     note("tokenizing the rows")
     part = BatchPart(held.start, held.stop)

@@ -27,9 +27,10 @@ from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.model.forward import Attention, ForwardOptions, Remat, hidden_states
 from coderllm_jax.model.fused_attention import can_fuse, can_launch
 from coderllm_jax.model.load import LoadedModel
-from coderllm_jax.model.lora import init_adapters
+from coderllm_jax.model.lora import PRODUCTS, init_adapters
 from coderllm_jax.model.loss import HeadOptions, LossSums, cross_entropy
 from coderllm_jax.model.precision import Precision, resolve_precision
+from coderllm_jax.model.quantization import Base, Quantized, quantize
 from coderllm_jax.model.sharding import (
     BATCH_AXES,
     batch_sharding,
@@ -44,6 +45,7 @@ from coderllm_jax.model.sharding import (
 from coderllm_jax.records import PackedBatch
 from coderllm_jax.training import guard
 from coderllm_jax.training.control import Control, agree, put_control
+from coderllm_jax.training.loss_scale import adjust_scale, split_scale, start_scaling
 from coderllm_jax.training.memory import Work, projections_fit
 from coderllm_jax.training.optimizer import make_optimizer, make_schedule
 
@@ -64,6 +66,7 @@ class StepMetrics(NamedTuple):
     loss_tokens: jax.Array  # supervised tokens
     tokens: jax.Array  # positions that are not padding
     grad_norm: jax.Array  # before clipping
+    loss_scale: jax.Array  # 1 where nothing is scaled
     learning_rate: jax.Array
     verdict: jax.Array  # index of guard.REASONS: 0 where the batch was learnt from
     control: Control  # what all processes agreed on for this step
@@ -99,6 +102,7 @@ class _Recipe:
     forward: ForwardOptions
     head: HeadOptions
     full: bool
+    base: Base
     accumulation_steps: int
     skip_spikes: float
     seed: int
@@ -113,8 +117,9 @@ def build_program(
 ) -> Program:
     """Lays the model out over the mesh and makes the compiled functions that a run needs.
 
-    Weights that are already placed as the rules say stay where they are. num_steps is the
-    schedule's length. mesh: where the caller loaded the model onto one already.
+    Weights that are already placed as the rules say stay where they are, and so do quantized
+    ones; float ones are quantized where `lora.base` asks for it. num_steps is the schedule's length.
+    mesh: where the caller loaded the model onto one already.
     """
     architecture, weights = model.architecture, model.weights
     mesh = make_mesh(config.mesh) if mesh is None else mesh
@@ -123,7 +128,8 @@ def build_program(
         config.optimizer, learning_rate=config.learning_rate, num_steps=num_steps
     )
     optimizer = make_optimizer(config.optimizer)
-    frozen = jax.device_put(_cast_weights(weights, recipe), tree_shardings(weights, mesh))
+    frozen = _format_weights(weights, recipe)
+    frozen = jax.device_put(frozen, tree_shardings(frozen, mesh))
     make_state = functools.partial(_new_state, recipe=recipe, config=config, optimizer=optimizer)
     source = frozen if recipe.full else {}
     abstract = jax.eval_shape(make_state, source)
@@ -220,6 +226,7 @@ def _recipe(config: TrainingConfig, architecture: Architecture, *, mesh: Mesh) -
             train_embedding=full,
         ),
         full=full,
+        base=lora_base(config),
         accumulation_steps=config.optimizer.accumulation_steps,
         skip_spikes=config.safety.skip_spikes,
         seed=config.seed,
@@ -271,6 +278,7 @@ def _choose_remat(
         attention=attention,
         adapted=config.lora.targets if config.lora.enabled else None,
         rank=config.lora.rank,
+        base=lora_base(config),
         weight_parts=mesh.shape["fsdp"] * mesh.shape["tensor"],
     )
     return "projections" if projections_fit(architecture, work, device=device) else "block"
@@ -281,14 +289,28 @@ def _key(seed: int, purpose: Literal["init", "dropout"]) -> jax.Array:
     return jax.random.split(jax.random.key(seed))[("init", "dropout").index(purpose)]
 
 
-def _cast_weights(weights: dict[str, Any], recipe: _Recipe) -> dict[str, Any]:
-    """Frozen weights in the precision's format, norm scales and trained weights in float32."""
+def lora_base(config: TrainingConfig) -> Base:
+    """The format of the blocks' frozen kernels."""
+    return cast(Base, config.lora.base) if config.lora.enabled else "float"
+
+
+def _format_weights(weights: dict[str, Any], recipe: _Recipe) -> dict[str, Any]:
+    """Frozen weights in the precision's format or quantized, norms and trained ones in float32."""
     wanted = jnp.dtype("float32") if recipe.full else recipe.forward.precision.weights
 
     def as_wanted(path: tuple, leaf: Any) -> Any:
-        return leaf.astype(jnp.float32 if "norm" in tree_path(path) else wanted)
+        name = tree_path(path)
+        if isinstance(leaf, Quantized):
+            assert leaf.base == recipe.base, f"{name} is {leaf.base}, not {recipe.base}"
+            return leaf
+        if recipe.base != "float" and name.removeprefix("blocks/") in PRODUCTS:
+            return quantize_stack(leaf)
+        return leaf.astype(jnp.float32 if "norm" in name else wanted)
 
-    return jax.tree_util.tree_map_with_path(as_wanted, weights)
+    quantize_stack = jax.jit(functools.partial(quantize, base=recipe.base))
+    return jax.tree_util.tree_map_with_path(
+        as_wanted, weights, is_leaf=lambda node: isinstance(node, Quantized)
+    )
 
 
 def _new_state(
@@ -308,7 +330,10 @@ def _new_state(
             key=_key(config.seed, "init"),
         )
     step = jnp.zeros((), jnp.int32)
-    return TrainState(step, trainable, optimizer.init(trainable), guard.nothing_yet())
+    opt_state = optimizer.init(trainable)
+    if recipe.forward.precision.operands == jnp.float16:
+        opt_state = start_scaling(opt_state)
+    return TrainState(step, trainable, opt_state, guard.nothing_yet())
 
 
 def _state_shardings(abstract: TrainState, mesh: Mesh) -> TrainState:
@@ -370,10 +395,11 @@ def _train_step(
     schedule: optax.Schedule,
 ) -> tuple[TrainState, StepMetrics]:
     step_key = jax.random.fold_in(_key(recipe.seed, "dropout"), state.step)
+    opt_before, scale = split_scale(state.opt_state)
 
     def loss_sum(trainable: dict, part: PackedBatch, key: jax.Array) -> tuple[jax.Array, LossSums]:
         sums = _sums(trainable, frozen, part, key, recipe=recipe)
-        return sums.loss, sums
+        return sums.loss * scale, sums
 
     gradient = jax.grad(loss_sum, has_aux=True)
     if recipe.accumulation_steps == 1:
@@ -381,20 +407,22 @@ def _train_step(
     else:
         grads, sums = _accumulate(gradient, state.trainable, batch, step_key, recipe=recipe)
     count = jnp.maximum(sums.weight, 1.0)  # a step of padding only changes nothing
-    grads = jax.tree.map(lambda g: g / count, grads)
+    grads = jax.tree.map(lambda g: g / (count * scale), grads)
     loss, grad_norm = sums.loss / count, optax.tree.norm(grads)
     verdict = guard.judge(state.recent, loss, grad_norm, deviations=recipe.skip_spikes)
     accepted = verdict == 0
     control = agree(words_NC)
     learning_rate = jnp.asarray(schedule(state.step), jnp.float32) * control.learning_rate_scale
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
+    updates, opt_state = optimizer.update(grads, opt_before, state.trainable)
     updates = jax.tree.map(lambda update: learning_rate * update, updates)
     trainable = optax.apply_updates(state.trainable, updates)
     trainable, opt_state = jax.tree.map(
         lambda new, old: jnp.where(accepted, new, old),
         (trainable, opt_state),
-        (state.trainable, state.opt_state),
+        (state.trainable, opt_before),
     )
+    is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    opt_state = adjust_scale(state.opt_state, opt_state, is_finite=is_finite)
     # A step of padding says nothing about what is usual.
     recent = guard.remember(state.recent, loss, grad_norm, accepted & (sums.weight > 0))
     metrics = StepMetrics(
@@ -402,6 +430,7 @@ def _train_step(
         loss_tokens=sums.weight,
         tokens=jnp.sum(batch.segments > 0).astype(jnp.float32),
         grad_norm=grad_norm,
+        loss_scale=scale,
         learning_rate=learning_rate,
         verdict=verdict,
         control=control,
@@ -488,6 +517,7 @@ def _describe(recipe: _Recipe, abstract: TrainState, mesh: Mesh) -> dict[str, An
     total = sum(int(np.prod(shape)) for shape in leaves)
     return {
         "precision": recipe.forward.precision.name,
+        "base": recipe.base,
         "attention": recipe.forward.attention,
         "remat": recipe.forward.remat,
         "scan_blocks": recipe.forward.scan_blocks,

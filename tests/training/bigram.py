@@ -100,6 +100,7 @@ class BigramProgram:
             loss_tokens=count,
             tokens=(batch.segments > 0).sum(),
             grad_norm=grad_norm,
+            loss_scale=jnp.float32(1),
             learning_rate=self._learning_rate * control.learning_rate_scale,
             verdict=verdict,
             control=control,

@@ -1,0 +1,21 @@
+"""QLoRA on Gemma 3 270M: configs/lora.py with the blocks' frozen kernels in 4 bits (nf4).
+
+Run      python -m coderllm_jax.train --config=configs/qlora.py
+Data     configs/data.py (optax), prepared first where there is none
+Size     kernels of 4.25 bits a weight instead of 16 or 32; the embedding stays as it is
+Takes    a little longer than configs/lora.py: kernels are made whole again for every product
+Expect   about the losses of configs/lora.py; benchmarks/quantization.md has gradients and memory
+Then     evaluate, ask, serve and export put the adapter onto the float model
+"""
+
+import ml_collections
+
+from coderllm_jax.config import TrainingConfig
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The card's configuration."""
+    config = TrainingConfig.create_default()
+    config.workdir = "runs/qlora"
+    config.lora.base = "nf4"
+    return config
