@@ -14,6 +14,7 @@ Probes are the model's own kind of text: questions in chat turns, code, and lett
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,36 +93,52 @@ def forward_logits(
 ) -> list[npt.NDArray[np.float32]]:
     """The same for bare weights; every prompt is padded to the longest, so one program serves."""
     longest = max(map(len, probes.prompts))
-
-    @jax.jit
-    def run(
-        weights: Any, adapters: Any, tokens: jax.Array, segments: jax.Array, at: jax.Array
-    ) -> jax.Array:
-        hidden = hidden_states(
-            weights,
-            adapters,
-            tokens[None],
-            jnp.arange(longest, dtype=jnp.int32)[None],
-            segments[None],
-            architecture=architecture,
-            options=options,
-        )
-        # HIGHEST: logits are held against other programs' to the fifth digit.
-        logits = jnp.einsum(
-            "pd,vd->pv",
-            hidden[0, at].astype(jnp.float32),
-            weights["embedding"].astype(jnp.float32),
-            precision=jax.lax.Precision.HIGHEST,
-        )
-        cap = architecture.final_soft_cap
-        return cap * jnp.tanh(logits / cap) if cap else logits
-
     found = []
     for prompt, at in zip(probes.prompts, probes.positions, strict=True):
         tokens = np.zeros(longest, np.int32)
         tokens[: len(prompt)] = prompt
         segments = (np.arange(longest) < len(prompt)).astype(np.int32)
         padded = np.resize(at, _POSITIONS)
-        logits = run(weights, dict(adapters), tokens, segments, padded)
+        logits = _logits_at(
+            weights,
+            dict(adapters),
+            tokens,
+            segments,
+            padded,
+            architecture=architecture,
+            options=options,
+        )
         found.append(np.asarray(logits)[: len(at)])
     return found
+
+
+@functools.partial(jax.jit, static_argnames=("architecture", "options"))
+def _logits_at(
+    weights: Any,
+    adapters: Any,
+    tokens_L: jax.Array,
+    segments_L: jax.Array,
+    at_P: jax.Array,
+    *,
+    architecture: Architecture,
+    options: ForwardOptions,
+) -> jax.Array:
+    """Logits [P, V] of one padded prompt at the positions `at_P`."""
+    hidden_BLD = hidden_states(
+        weights,
+        adapters,
+        tokens_L[None],
+        jnp.arange(len(tokens_L), dtype=jnp.int32)[None],
+        segments_L[None],
+        architecture=architecture,
+        options=options,
+    )
+    # HIGHEST: logits are held against other programs' to the fifth digit.
+    logits_PV = jnp.einsum(
+        "pd,vd->pv",
+        hidden_BLD[0, at_P].astype(jnp.float32),
+        weights["embedding"].astype(jnp.float32),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    cap = architecture.final_soft_cap
+    return cap * jnp.tanh(logits_PV / cap) if cap else logits_PV
