@@ -108,7 +108,7 @@ class HttpServer(uvicorn.Server):
         self.stop()
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+    def capture_signals(self) -> Iterator[None]:
         """Handles signals while it serves, and does not raise them again when it has ended."""
         if threading.current_thread() is not threading.main_thread():
             yield
