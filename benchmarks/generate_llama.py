@@ -45,6 +45,9 @@ def load(job: Job, prompts: Prompts) -> Loaded:
             file = _quantize(file, Path(scratch) / "q8_0.gguf")
         parameters = llama_cpp.llama_model_default_params()
         parameters.use_mmap = False
+        # Repacked weights would be faster, and end in an illegal instruction on virtual machines
+        # that announce AMX and do not let it run.
+        parameters.use_extra_bufts = _repacks()
         model = llama_cpp.llama_model_load_from_file(str(file).encode(), parameters)
     context_parameters = llama_cpp.llama_context_default_params()
     context_parameters.n_ctx = sum(len(prompt) + job.num_new for prompt in prompts)
@@ -98,6 +101,13 @@ def load(job: Job, prompts: Prompts) -> Loaded:
     return Loaded(generate, lambda: _describe(job))
 
 
+def _repacks() -> bool:
+    """Whether llama.cpp's repacked kernels are safe here: no AMX, or no virtual machine's."""
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text() if cpuinfo.exists() else ""
+    return not ("amx_int8" in flags and "hypervisor" in flags)
+
+
 def _quantize(file: Path, target: Path) -> Path:
     import ctypes
 
@@ -116,7 +126,7 @@ def _quantize(file: Path, target: Path) -> Path:
 def _describe(job: Job) -> dict[str, Any]:
     import llama_cpp
 
-    return {"format": job.format, "llama-cpp-python": llama_cpp.__version__}
+    return {"format": job.format, "llama-cpp-python": llama_cpp.__version__, "repacks": _repacks()}
 
 
 if __name__ == "__main__":
