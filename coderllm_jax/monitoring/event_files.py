@@ -55,6 +55,9 @@ class EventFile:
             size = self.path.stat().st_size
             if size == self._size:
                 return [], False
+            if size < self._offset:
+                self.damage = f"{self.path}: is shorter than what was read of it"
+                return [], False
             with self.path.open("rb") as file:
                 file.seek(self._offset)
                 data = file.read(_CHUNK_BYTES)

@@ -3,6 +3,7 @@
 JsonFile(path).refresh()   reads it again where it has changed
 parse_rows(lines)          the objects among lines; half a line is passed over
 dig(values, "a", "b")      values["a"]["b"], or None where there is no such thing
+number(value)              a finite number, or None: files of others may hold anything
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 _MAX_JSON_BYTES = 8 << 20
+# Beyond it nothing that anybody measures lies; a loss that gets there has diverged.
+_LARGEST = 1e30
 
 
 class JsonFile:
@@ -58,3 +61,10 @@ def dig(values: Mapping[str, Any], *keys: str) -> Any:
     for key in keys:
         found = found.get(key) if isinstance(found, dict) else None
     return found
+
+
+def number(value: Any) -> float | None:
+    """The value where it is a finite number that may be squared and summed; None otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < _LARGEST else None  # NaN is not less, either

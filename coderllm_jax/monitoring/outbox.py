@@ -194,11 +194,12 @@ def name_target(url: str, number: int) -> str:
 
 
 def _quiet_apprise() -> Any:
-    """Apprise, whose own log lines name hosts, users and tokens: they go nowhere."""
+    """Apprise; log lines of its own that name hosts, users and tokens go nowhere."""
     import apprise
 
-    log = logging.getLogger("apprise")
-    log.disabled = True
+    logging.getLogger("apprise").disabled = True
+    # At debug level it writes every address with its path.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     return apprise
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import math
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 from coderllm_jax.config.hints import did_you_mean
 from coderllm_jax.config.monitoring import REQUEST_FIELDS
 from coderllm_jax.errors import ConfigError
+from coderllm_jax.monitoring.json_files import number
 
 _ENTRY = re.compile(r"\s*(\w+)\s*=\s*([^\s*]+)\s*(?:\*\s*([0-9.eE+-]+)\s*)?")
 _MAX_WORD = 80
@@ -117,13 +117,8 @@ class RequestReader:
                 value = float(value)
             except ValueError:
                 return None
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return None
-        try:
-            number = value * self._places[name].scale
-        except OverflowError:
-            return None
-        return number if math.isfinite(number) else None
+        known = number(value)
+        return None if known is None else number(known * self._places[name].scale)
 
     def _word(self, values: Any, name: str) -> str:
         value = self._raw(values, name)
@@ -160,7 +155,5 @@ def _moment(value: Any, scale: float) -> float | None:
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=dt.UTC)
         return moment.timestamp()
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    moment_s = float(value) * scale if abs(value) < 1e18 else math.inf
-    return moment_s if math.isfinite(moment_s) else None
+    moment_s = number(value)
+    return None if moment_s is None else number(moment_s * scale)

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from coderllm_jax.monitoring.json_files import number
 from coderllm_jax.monitoring.views import RunStatus
 
 # A process writes every 2 s; this much silence is no slow disk.
@@ -51,23 +52,24 @@ class Process(NamedTuple):
     step: int
     since: float
     silent_s: float
+    written: float
 
     @classmethod
     def from_report(cls, report: Mapping[str, Any], *, silent_s: float) -> Process:
         """From a watchdog's file; what is missing or of another type counts as nothing."""
 
-        def number(key: str) -> float:
-            value = report.get(key)
-            return value if isinstance(value, int | float) else 0
+        def known(key: str) -> float:
+            return number(report.get(key)) or 0.0
 
         return cls(
-            int(number("rank")),
+            int(known("rank")),
             str(report.get("host", "")),
-            int(number("pid")),
+            int(known("pid")),
             str(report.get("phase", "")),
-            int(number("step")),
-            float(number("since")),
+            int(known("step")),
+            known("since"),
             silent_s,
+            known("time"),
         )
 
 
@@ -117,14 +119,26 @@ def _judge_silence(process: Process, idle_s: float) -> Judgement:
     name = _name(process)
     silence = f"has not been heard of for {_in_words(process.silent_s)}"
     if process.host == socket.gethostname() and process.pid > 0:
-        if not psutil.pid_exists(process.pid):
+        state = _process_state(process)
+        if state == "gone":
             return Judgement("failed", f"{name} is gone without a word", None)
-        with contextlib.suppress(psutil.Error, OSError):
-            if psutil.Process(process.pid).status() == psutil.STATUS_STOPPED:
-                return Judgement("stalled", f"{name} is suspended; kill -CONT goes on", idle_s)
-            if psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE:
-                return Judgement("failed", f"{name} is gone without a word", None)
+        if state == psutil.STATUS_STOPPED:
+            return Judgement("stalled", f"{name} is suspended; kill -CONT goes on", idle_s)
     return Judgement("stalled", f"{name} {silence}", idle_s)
+
+
+def _process_state(process: Process) -> str:
+    """psutil's word, `gone`, or nothing where it cannot be told."""
+    with contextlib.suppress(OverflowError, psutil.AccessDenied, OSError):
+        try:
+            found = psutil.Process(process.pid)
+            # A number may be given to another process, which then began after the last report.
+            if found.create_time() > process.written + 1 or found.status() == psutil.STATUS_ZOMBIE:
+                return "gone"
+            return str(found.status())
+        except psutil.NoSuchProcess:
+            return "gone"
+    return ""
 
 
 def _longest_pause_s(step_time_s: float | None, *, is_new: bool) -> float:

@@ -23,8 +23,9 @@ from coderllm_jax.monitoring.views import Interval
 _RECENT_ROWS = 512
 _RECENT_PAUSES = 16
 # Few and long: a load that wanders makes neighbouring blocks alike, and many short ones would not
-# show how far it wanders. The factor is for what few ones do not show either; with both, 8 of 10
-# simulated intervals hold where steps a tenth of the run apart have nothing in common.
+# show how far it wanders. The factor is for what few ones do not show either. Of 200 simulated
+# runs' intervals at half time 95 % hold where steps are independent, 78 to 84 % where the load
+# wanders over a twentieth of the run, 67 % over a sixth.
 _NUM_BLOCKS = 4
 _WANDER = 1.25
 # Student's t for an interval that holds four times out of five, by degrees of freedom.

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from coderllm_jax.monitoring.columns import Columns
 from coderllm_jax.monitoring.discovery import Found
-from coderllm_jax.monitoring.json_files import JsonFile, dig, parse_rows
+from coderllm_jax.monitoring.json_files import JsonFile, dig, number, parse_rows
 from coderllm_jax.monitoring.run_health import RunHealth
 from coderllm_jax.monitoring.run_status import Judgement, Process, judge
 from coderllm_jax.monitoring.run_times import Plan, RunTimes, time_split
@@ -35,6 +35,7 @@ _EVENTS_KEPT = 1000
 FRESH_S = 120.0
 # A run that was found dead is news for this long.
 _RECENT_END_S = 3600.0
+_MAX_STEP = 2.0**53
 RATE_ROWS = 20
 
 
@@ -171,40 +172,44 @@ class RunWatch:
                 self._add_row(row, plan, now)
         return found.more
 
-    def _add_row(self, row: dict[str, Any], plan: Plan | None, now: float) -> None:
-        step, time = row.get("step"), row.get("time")
-        if not isinstance(step, int) or not isinstance(time, int | float):
+    def _add_row(self, row: Mapping[str, Any], plan: Plan | None, now: float) -> None:
+        at, time = number(row.get("step")), number(row.get("time"))
+        if at is None or time is None or abs(at) > _MAX_STEP:
             return
+        step = int(at)
         if step < self._times.last_step and self.columns.cut(step):
             self.revision += 1  # somebody cut the run without replacing the file
         previous = self._times.last_step
+        # None stands for what is not finite; what is no number is left out.
         figures = {
-            name: value
+            name: number(value)
             for name, value in row.items()
             if name not in ("step", "time")
             and (value is None or (isinstance(value, int | float) and value is not True))
         }
         self.columns.append(step, time, figures)
-        self._health.add(row, is_fresh=now - time < FRESH_S)
-        self._times.add(row, plan=plan)
-        if "eval_loss" not in row:
-            self._count_tokens(row, max(1, step - previous))
+        clean = {"step": step, "time": time, **figures}
+        self._health.add(clean, is_fresh=now - time < FRESH_S)
+        self._times.add(clean, plan=plan)
+        if "eval_loss" not in figures:
+            self._count_tokens(figures, max(1, step - previous))
 
-    def _count_tokens(self, row: Mapping[str, Any], num_steps: int) -> None:
-        tokens, seconds = row.get("tokens"), row.get("step_time_s")
-        if not isinstance(tokens, int | float) or not isinstance(seconds, int | float):
+    def _count_tokens(self, figures: Mapping[str, float | None], num_steps: int) -> None:
+        tokens, seconds = figures.get("tokens"), figures.get("step_time_s")
+        if tokens is None or seconds is None:
             return
         self._tokens = (self._tokens or 0) + int(tokens)
         self._token_times.append((tokens, num_steps * seconds))
-        program = self._manifest.values.get("program", {})
-        flops = tokens * (program.get("flops_per_token") or 0.0)
-        flops += (row.get("loss_tokens") or 0.0) * (program.get("flops_per_loss_token") or 0.0)
+        program = dig(self._manifest.values, "program") or {}
+        flops = tokens * (number(dig(program, "flops_per_token")) or 0.0)
+        loss_tokens = figures.get("loss_tokens") or 0.0
+        flops += loss_tokens * (number(dig(program, "flops_per_loss_token")) or 0.0)
         self._flops.append((flops, num_steps * seconds))
 
     def _mfu(self) -> float | None:
         """Model FLOP/s of the latest rows over the devices' peak; None where that is not known."""
-        devices = self._manifest.values.get("devices", {})
-        kind, count = str(devices.get("kind", "")), devices.get("count") or 1
+        kind = str(dig(self._manifest.values, "devices", "kind") or "")
+        count = number(dig(self._manifest.values, "devices", "count")) or 1.0
         peak = next((rate for name, rate in PEAK_BF16_FLOPS.items() if name in kind), None)
         rate = ratio_of_sums(self._flops)
         return rate / (peak * count) if rate and peak else None
@@ -228,7 +233,7 @@ class RunWatch:
             self._events.clear()
             self._first_start = None
         for row in parse_rows(found.lines):
-            if isinstance(row.get("event"), str) and isinstance(row.get("time"), int | float):
+            if isinstance(row.get("event"), str) and number(row.get("time")) is not None:
                 # The rows of a skipped batch are long, and nobody here needs them.
                 self._events.append({k: v for k, v in row.items() if k != "rows"})
                 if row["event"] == "started" and self._first_start is None:
@@ -251,12 +256,12 @@ class RunWatch:
 
     def _processes(self, now: float) -> list[Process]:
         """Those of the latest session: a run may be gone on with by fewer than it had."""
-        count = dig(self._manifest.values, "devices", "processes") or 1
+        count = number(dig(self._manifest.values, "devices", "processes")) or 1.0
         found = []
         for file, changed in list(self._reports.values())[: max(1, int(count))]:
             report = file.values
-            time = report.get("time")
-            if not isinstance(time, int | float):
+            time = number(report.get("time"))
+            if time is None:
                 continue
             silent_s = max(0.0, min(now - time, now - changed))
             found.append(Process.from_report(report, silent_s=silent_s))
@@ -264,9 +269,9 @@ class RunWatch:
 
     @property
     def _last_sign(self) -> float | None:
-        signs = [file.values.get("time") for file, _ in self._reports.values()]
+        signs = [number(file.values.get("time")) for file, _ in self._reports.values()]
         signs += [self._last_row_time, self._events[-1]["time"] if self._events else None]
-        return max((sign for sign in signs if isinstance(sign, int | float)), default=None)
+        return max((sign for sign in signs if sign is not None), default=None)
 
     @property
     def _last_row_time(self) -> float | None:
@@ -294,23 +299,22 @@ class RunWatch:
         return max(steps, default=None)
 
     def _plan(self) -> Plan | None:
-        num_steps = self._manifest.values.get("num_steps")
-        if not isinstance(num_steps, int):
+        num_steps = number(self._manifest.values.get("num_steps"))
+        if num_steps is None or not 0 < num_steps < _MAX_STEP:
             return None
-        config = self._config.values
-        periods = {
-            key: dig(config, *key.split(".")) or 0
-            for key in ("evaluation.every_steps", "checkpoint.every_steps")
-        }
+        keys = ("evaluation.every_steps", "checkpoint.every_steps")
+        periods = {key: number(dig(self._config.values, *key.split("."))) for key in keys}
         for event in self._events:
             if event["event"] == "live" and isinstance(event.get("values"), dict):
-                periods |= {k: v for k, v in event["values"].items() if k in periods}
-        return Plan(num_steps, *map(int, periods.values()))
+                changed = {key: number(event["values"].get(key)) for key in keys}
+                periods |= {key: value for key, value in changed.items() if value is not None}
+        return Plan(int(num_steps), *(max(0, int(period or 0)) for period in periods.values()))
 
     def _split(self, until: float) -> dict[str, float]:
         if self._first_start is None:
             return {}
-        return time_split(self._times.sums, self._summary.values, total_s=until - self._first_start)
+        summary = {name: number(value) for name, value in self._summary.values.items()}
+        return time_split(self._times.sums, summary, total_s=until - self._first_start)
 
 
 def ratio_of_sums(pairs: Sequence[tuple[float, float]]) -> float | None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
 from coderllm_jax.monitoring.discovery import Found
-from coderllm_jax.monitoring.json_files import JsonFile, dig
+from coderllm_jax.monitoring.json_files import JsonFile, dig, number
 from coderllm_jax.monitoring.views import QualityView, ScoreView, VersionView
 
 _MAX_SCORES = 200
@@ -47,20 +45,20 @@ def _version(found: Found, file: JsonFile) -> VersionView:
     scores: list[ScoreView] = []
     suites = dig(values, "suites")
     for suite, result in (suites if isinstance(suites, dict) else {}).items():
-        lower = dig(result, "details", "lower_is_better") or []
+        lower = dig(result, "details", "lower_is_better")
         figures = dig(result, "figures")
         for name, figure in (figures if isinstance(figures, dict) else {}).items():
-            value = _number(dig(figure, "value"))
+            value = number(dig(figure, "value"))
             if value is not None and len(scores) < _MAX_SCORES:
-                count = _number(dig(figure, "num_items"))
+                count = number(dig(figure, "num_items"))
                 scores.append(
                     ScoreView(
                         f"{suite}/{name}",
                         value,
-                        _number(dig(figure, "low")),
-                        _number(dig(figure, "high")),
+                        number(dig(figure, "low")),
+                        number(dig(figure, "high")),
                         None if count is None else int(count),
-                        lower_is_better=name in lower,
+                        lower_is_better=isinstance(lower, list) and name in lower,
                     )
                 )
     try:
@@ -69,8 +67,3 @@ def _version(found: Found, file: JsonFile) -> VersionView:
         time = 0.0
     model = str(dig(values, "manifest", "answerer", "name") or "")
     return VersionView(found.id, found.name, str(file.path), time, model, scores)
-
-
-def _number(value: Any) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None

@@ -49,6 +49,7 @@ _POLL_AT_MOST_S = 0.25
 # How much of what was judged may be judged again after a crash.
 _SAVE_EVERY_S = 30.0
 _MAX_LOGS = 20
+_LOG_GONE_S = 600.0
 _ALERTS_SHOWN = 200
 _STATE = "state.json"
 _KINDS = {"info": "info", "warning": "warning", "critical": "failure"}
@@ -85,6 +86,7 @@ class Watch:
             raise
         self._runs: dict[str, Watched] = {}
         self._traffic: dict[str, TrafficWatch] = {}
+        self._log_seen: dict[str, float] = {}
         self._scores = ScoresWatch()
         self._machine = machine or MachineWatch(
             [*config.runs, config.state_dir], max_rows=config.max_points
@@ -211,12 +213,18 @@ class Watch:
             if run_id not in self._runs and each.kind != "evaluation":
                 kind = RunWatch if each.kind == "run" else EventsWatch
                 self._runs[run_id] = kind(each, max_rows=self._config.max_points)
-        for path in self._find_logs():
-            if str(path) not in self._traffic:
-                self._traffic[str(path)] = self._open_log(path)
+        paths = {str(path): path for path in self._find_logs()}
+        for key, path in paths.items():
+            self._log_seen[key] = self._clock()
+            if key not in self._traffic:
+                self._traffic[key] = self._open_log(path)
+        for key in set(self._traffic) - set(paths):
+            # While a log is rotated it is away for a moment.
+            if self._clock() - self._log_seen[key] > _LOG_GONE_S:
+                self._traffic.pop(key).close()
 
     def _find_logs(self) -> list[Path]:
-        """Logs that are there; one that was there once is waited for, because it is rotated."""
+        """Logs that are there now."""
         paths = [
             Path(path)
             for pattern in self._config.traffic.logs

@@ -14,6 +14,9 @@ from coderllm_jax.errors import ConfigError
 from coderllm_jax.monitoring.outbox import Note, Outbox, name_target, send_by_apprise
 from tests.monitoring.watched import Clock
 
+# One of apprise's services still imports it.
+pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
+
 NOTE = Note("a1", "critical: disk", "the disk is nearly full", "failure")
 SECRET = "s3cr3t-canary-4711"
 URL = f"json://user:{SECRET}@127.0.0.1:9/path?token={SECRET}"

@@ -17,8 +17,17 @@ NOW = 10_000.0
 STARTED = {"event": "started", "time": NOW - 5000}
 
 
-def process(*, silent_s=1.0, since=NOW - 1, pid=0, host="elsewhere", phase="training", rank=0):
-    return Process(rank, host, pid, phase, 40, since, silent_s)
+def process(
+    *,
+    silent_s=1.0,
+    since=NOW - 1,
+    pid=0,
+    host="elsewhere",
+    phase="training",
+    rank=0,
+    written=1e12,
+):
+    return Process(rank, host, pid, phase, 40, since, silent_s, written)
 
 
 def status(events, processes, *, last_row=NOW - 2, step_time_s=1.0):
@@ -76,6 +85,12 @@ def test_a_process_that_is_gone_has_failed():
     assert "gone without a word" in found.reason
 
 
+def test_a_number_that_another_process_has_by_now():
+    mine = {"silent_s": 30.0, "pid": os.getpid(), "host": socket.gethostname()}
+    assert status([STARTED], [process(**mine)]).status == "stalled"
+    assert status([STARTED], [process(**mine, written=1e9)]).status == "failed"
+
+
 def test_a_suspended_process_is_named_as_one():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
@@ -103,4 +118,4 @@ def test_rows_alone_say_little():
 
 def test_a_report_of_the_wrong_shape_counts_as_nothing():
     found = Process.from_report({"rank": "x", "pid": None, "since": "now"}, silent_s=1.0)
-    assert found == Process(0, "", 0, "", 0, 0.0, 1.0)
+    assert found == Process(0, "", 0, "", 0, 0.0, 1.0, 0.0)

@@ -13,8 +13,21 @@ from coderllm_jax.monitoring.state import StateFolder
 from tests.monitoring.watched import write_json
 
 
-def test_what_is_written_is_read_and_private(tmp_path):
-    folder = StateFolder(tmp_path / "state")
+@pytest.fixture
+def opened():
+    folders = []
+
+    def open_state(path):
+        folders.append(StateFolder(path))
+        return folders[-1]
+
+    yield open_state
+    for folder in folders:
+        folder.close()
+
+
+def test_what_is_written_is_read_and_private(tmp_path, opened):
+    folder = opened(tmp_path / "state")
     folder.write("references/a.json", {"x": 1})
     assert folder.read("references/a.json") == {"x": 1}
     assert folder.read("nothing.json") == {}
@@ -23,8 +36,8 @@ def test_what_is_written_is_read_and_private(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"x": '])
-def test_a_damaged_file_is_set_aside_and_said(tmp_path, text):
-    folder = StateFolder(tmp_path)
+def test_a_damaged_file_is_set_aside_and_said(tmp_path, text, opened):
+    folder = opened(tmp_path)
     (tmp_path / "state.json").write_text(text)
     assert folder.read("state.json") == {}
     assert (tmp_path / "state.json.damaged").read_text() == text

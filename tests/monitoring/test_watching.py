@@ -24,7 +24,7 @@ from tests.monitoring.watched import (
     write_json,
 )
 
-REFERENCE = {"drift__reference_requests": 300, "drift__window_requests": 150}
+REFERENCE = {"drift__reference_requests": 200, "drift__window_requests": 150}
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def test_starvation(tmp_path, clock):
 )
 def test_the_machine(tmp_path, clock, rule, changes):
     machine = FixedMachine()
-    machine.changes = {"disks": [DiskView("runs", 100, 60, 0.4)]}
+    machine.changes = {"disks": [DiskView("runs", 100, 10, 0.9)]}
     watch, told = told_of(tmp_path, clock, machine=machine)
     before = dict(machine.changes)
     go(watch, clock, 20)
@@ -333,6 +333,63 @@ def test_damaged_state_is_set_aside_and_said(tmp_path, clock):
     write_json(tmp_path / "state" / "state.json", {"alerts": {"firing": [{"id": "x"}]}})
     watch = open_watch(tmp_path, clock)
     assert "is set aside" in watch.overview().problems[0]
+    watch.close()
+
+
+def test_a_log_that_is_gone_ends_its_faults(tmp_path, clock):
+    watch, told = told_of(tmp_path, clock)
+    path = tmp_path / "logs" / "r.jsonl"
+    path.parent.mkdir()
+    for i in range(40):
+        append(path, request(clock.now + i, status=500))
+    go(watch, clock, 40)
+    assert told.signs == ["+errors"]
+    path.unlink()
+    go(watch, clock, 900, every_s=10.0)
+    assert told.signs == ["+errors", "-errors"]
+    assert watch.overview().traffic == []
+    watch.close()
+
+
+ODD = [None, True, "x", "", [], {}, -1, 0, 10**30, 10**400, 1e308, "1", [1], {"a": 1}]
+
+
+def test_files_that_hold_anything_end_nothing(tmp_path, clock):
+    """Every file of a run and a log with values of the wrong type, at every place, for a while."""
+    generator = np.random.default_rng(0)
+
+    def odd():
+        return ODD[generator.integers(len(ODD))]
+
+    made = MadeRun(tmp_path / "runs" / "a", clock)
+    log = tmp_path / "logs" / "r.jsonl"
+    log.parent.mkdir()
+    (tmp_path / "runs" / "b").mkdir()
+    (tmp_path / "runs" / "b" / "events.out.tfevents.1").write_bytes(generator.bytes(2000))
+    rows = ["step", "time", "loss", "eval_loss", "step_time_s", "data_wait_s", "tokens"]
+    rows += ["loss_tokens", "skipped"]
+    keys = ("num_steps", "devices", "program", "model", "evaluation", "checkpoint", "train_s")
+    watch = open_watch(tmp_path, clock)
+    for i in range(60):
+        clock.now += 6
+        values = {name: odd() for name in rows if name != "eval_loss" or i % 2}
+        append(made.metrics, values)
+        append(made.metrics, {**values, "step": i, "time": clock.now})
+        made.event(["started", "live", "finished", "skipped"][i % 4], values=odd(), signal=odd())
+        append(made.folder / "journal.jsonl", {"event": odd(), "time": odd()})
+        report = {key: odd() for key in ("time", "pid", "step", "rank", "phase", "since")}
+        write_json(made.folder / "processes" / "0.json", report)
+        for name in ("manifest.json", "config.json", "report/summary.json"):
+            write_json(made.folder / name, {key: odd() for key in keys})
+        results = {"suites": odd(), "manifest": odd()}
+        write_json(made.folder / "evaluation" / "results.json", results)
+        append(log, {key: odd() for key in request(0)})
+        append(log, {**{key: odd() for key in request(0)}, "time": clock.now})
+        watch.poll()
+        json.dumps(dataclasses.asdict(watch.overview()), allow_nan=False)
+    (ours,) = [run for run in watch.overview().runs if run.name == "a"]
+    assert ours.num_points > 0
+    assert "not an event" in watch.overview().problems[0]
     watch.close()
 
 
