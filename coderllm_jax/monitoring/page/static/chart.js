@@ -75,7 +75,7 @@ class DygraphChart {
     this.showLegend();
     if (!numPoints) return;
     const {rows, series} = arrange(data);
-    const options = this.options(rows, series, numPoints);
+    const options = this.options(rows, series);
     if (this.graph) this.graph.updateOptions(options);
     else {
       this.graph = new Dygraph(this.canvas, rows, {...options, ...this.fixed()});
@@ -84,13 +84,13 @@ class DygraphChart {
     this.element.dataset.drawn = "1";
   }
 
-  options(rows, series, numPoints) {
+  options(rows, series) {
     const {data} = this;
     const write = data.write || String;
     const perSeries = {};
     series.forEach((each, i) => {
       perSeries[String(i + 1)] = {
-        strokeWidth: each.isRaw ? 1 : 1.8, drawPoints: each.isDotted || numPoints < 40,
+        strokeWidth: each.isRaw ? 1 : 1.8, drawPoints: each.length < (each.isDotted ? 60 : 40),
         pointSize: each.isDotted ? 3 : 1.8, highlightCircleSize: each.isRaw ? 0 : 3.5,
         strokePattern: null,
       };
@@ -191,11 +191,12 @@ function arrange({lines, smoothing, isLog}) {
     const isSmoothed = smoothing > 0 && line.x.length > 20 && !line.isDotted;
     const values = line.y.map((value) => value === null || (isLog && value <= 0) ? NaN : value);
     columns.push(new Map(line.x.map((x, i) => [x, values[i]])));
-    series.push({color: line.color, isRaw: isSmoothed, isDotted: line.isDotted});
+    const {length} = line.x;
+    series.push({color: line.color, isRaw: isSmoothed, isDotted: line.isDotted, length});
     if (isSmoothed) {
       const smooth = smoothed(values, smoothing);
       columns.push(new Map(line.x.map((x, i) => [x, smooth[i]])));
-      series.push({color: line.color, isRaw: false, isDotted: false});
+      series.push({color: line.color, isRaw: false, isDotted: false, length});
     }
   }
   return {series, rows: xs.map((x) => [x, ...columns.map((column) => column.get(x) ?? null)])};

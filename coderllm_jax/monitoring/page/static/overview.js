@@ -58,11 +58,12 @@ function card(store, run) {
     progress(run, store.now),
     loss ? chart("loss", {
       title: "Loss", along: "step", version: version(store, run.id), write: writer(loss), size: "is-small",
+      smoothing: 0.8,
       lines: [line(store, run.id, loss, {label: "training"}),
         evaluation && line(store, run.id, evaluation, {label: "evaluation", color: "series-1", isDotted: true}),
       ].filter(Boolean)}) : null,
     h("div", {class: "facts"},
-      fact("Tokens/s", rate(run.tokens_per_s)),
+      fact("Tokens/s", rate(run.tokens_per_s ?? run.latest.tokens_per_s)),
       fact("Step", duration(run.step_time_s)),
       fact("Best eval loss", figure(run.best_eval_loss, 4)),
       fact("Goodput", percent(run.goodput)),
@@ -81,7 +82,7 @@ function table(runs, now) {
     h("tbody", null, runs.map((run) => h("tr", {key: run.id},
       h("td", null, runLink(run.id, run.name)), h("td", null, status(run)), h("td", null, run.model),
       h("td", {class: "number"}, count(run.step)), h("td", {class: "number"}, figure(run.latest[primaryLoss(run)])),
-      h("td", {class: "number"}, figure(run.best_eval_loss)), h("td", {class: "number"}, rate(run.tokens_per_s)),
+      h("td", {class: "number"}, figure(run.best_eval_loss)), h("td", {class: "number"}, rate(run.tokens_per_s ?? run.latest.tokens_per_s)),
       h("td", {class: "number"}, ago(run.updated, now)))))));
 }
 

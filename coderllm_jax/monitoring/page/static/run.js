@@ -53,7 +53,7 @@ export function view(store, {id}, rerender) {
       h("div", {class: "tiles"},
         tile("Loss", figure(run.latest[loss])),
         tile("Best evaluation loss", figure(run.best_eval_loss), run.best_step === null ? "" : `step ${count(run.best_step)}`),
-        tile("Tokens per second", rate(run.tokens_per_s)),
+        tile("Tokens per second", rate(run.tokens_per_s ?? run.latest.tokens_per_s)),
         tile("Tokens", count(run.tokens)),
         tile("Step time", duration(run.step_time_s)),
         tile("Model FLOP use", orNotExposed(run.mfu, (value) => percent(value, 1))),

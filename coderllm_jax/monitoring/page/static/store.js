@@ -7,7 +7,12 @@
 // A stream that breaks is opened again by the browser itself, with the id of the last event; the
 // server goes on from there, or sends everything anew and says so.
 
+// A browser holds six connections to one host, and every stream takes one: a page that nobody sees
+// lets go of its own and asks now and then instead.
+
 const REOPEN_MS = 2000;
+const REST_AFTER_MS = 20_000;
+const REST_MS = 15_000;
 
 export class Store {
   constructor(onChange) {
@@ -24,6 +29,27 @@ export class Store {
   }
 
   async start() {
+    addEventListener("pagehide", () => this.source?.close());
+    addEventListener("pageshow", (event) => event.persisted && this.open());
+    document.addEventListener("visibilitychange", () => this.attend(!document.hidden));
+    await this.look();
+  }
+
+  // Whether somebody sees the page.
+  attend(isSeen) {
+    clearTimeout(this.resting);
+    if (!isSeen) this.resting = setTimeout(() => this.rest(), REST_AFTER_MS);
+    else if (this.isResting) this.open();
+  }
+
+  rest() {
+    this.isResting = true;
+    this.source?.close();
+    this.look();
+    this.resting = setTimeout(() => this.rest(), REST_MS);
+  }
+
+  async look() {
     try {
       const answer = await fetch("api/overview");
       if (answer.ok) this.hear(await answer.json());
@@ -31,6 +57,8 @@ export class Store {
     } catch {
       this.state = "away";
     }
+    // Without a first look there is nothing to follow, and no stream that would try again.
+    if (!this.overview) this.reopening = setTimeout(() => this.look(), REOPEN_MS);
     this.onChange();
   }
 
@@ -41,11 +69,13 @@ export class Store {
     if (address === this.followed) return;
     this.followed = address;
     for (const id of this.series.keys()) if (!(id in want)) this.series.delete(id);
-    this.open();
+    if (!this.isResting) this.open();
   }
 
   open() {
     clearTimeout(this.reopening);
+    clearTimeout(this.resting);
+    this.isResting = false;
     if (this.source) this.source.close();
     const source = this.source = new EventSource(this.followed);
     source.onopen = () => this.become("live");
