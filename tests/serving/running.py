@@ -48,13 +48,9 @@ class Running(NamedTuple):
         return openai.OpenAI(base_url=f"{self.url}v1", **options)
 
 
-@functools.cache
-def engine(name: str = "served") -> Engine:
-    """Made once for all tests. An engine belongs to one thread: the desk's, or the test's own.
-
-    Programs are compiled once for all of them.
-    """
-    made = Engine(
+def new_engine() -> Engine:
+    """Warm. An engine belongs to one thread, so every server has its own, and so have tests."""
+    engine = Engine(
         TINY,
         ByteTokenizer(),
         tiny_weights(),
@@ -62,13 +58,28 @@ def engine(name: str = "served") -> Engine:
         num_slots=SLOTS,
         max_length=LENGTH,
     )
-    compile_engine(made)
-    return made
+    _compile_once(engine)
+    return engine
 
 
-def local(name: str = "served") -> LocalAnswerer:
-    """A new answerer over an engine of that name."""
-    return LocalAnswerer(engine(name), name="tiny", style=PromptStyle(), model={"name": "tiny"})
+_compiled: list[int] = []
+
+
+def _compile_once(engine: Engine) -> None:
+    """Programs are compiled for a shape, and all of these engines have the same shapes."""
+    if not _compiled:
+        _compiled.append(compile_engine(engine))
+
+
+def local() -> LocalAnswerer:
+    """An answerer over an engine of its own."""
+    return LocalAnswerer(new_engine(), name="tiny", style=PromptStyle(), model={"name": "tiny"})
+
+
+@functools.cache
+def reference() -> LocalAnswerer:
+    """The generator in the test's own thread, which served answers are held to."""
+    return local()
 
 
 def lane_of(answerer: LocalAnswerer, arms: Mapping[str, Answerer] | None = None) -> Lane:

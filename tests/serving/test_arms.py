@@ -12,7 +12,7 @@ import pytest
 from coderllm_jax.config.serving import ServingConfig
 from coderllm_jax.errors import ConfigError
 from coderllm_jax.generation.answering import answer_all
-from coderllm_jax.records import Chunk, Query, Turn
+from coderllm_jax.records import Chunk, Query, Sampling, Turn
 from coderllm_jax.retrieval.answering import PassageSettings, RetrievalAnswerer
 from coderllm_jax.retrieval.building import build_index
 from coderllm_jax.retrieval.relevance import Threshold, Thresholds
@@ -20,7 +20,7 @@ from coderllm_jax.retrieval.search import Searcher, SearchSettings
 from coderllm_jax.retrieval.store import open_index
 from coderllm_jax.serving.arms import plan_arms, version_of
 from tests.retrieval.hash_embedder import HashEmbedder
-from tests.serving.running import lane_of, local, running
+from tests.serving.running import lane_of, local, reference, running
 
 CHUNKS = [
     Chunk("clip", "lib.clip(x)\nClips updates to an interval.", "lib 1", "lib.clip"),
@@ -108,8 +108,13 @@ def test_two_arms_on_one_lane_at_the_same_time(tmp_path: Path) -> None:
     inner = local()
     question = "What clips updates?"
     expected = {}
-    for arm, answerer in (("base", local("reference")), ("rag", looking_up(local("reference")))):
-        query = Query("q", turns=(Turn("user", question),), max_new_tokens=6)
+    for arm, answerer in (("base", reference()), ("rag", looking_up(reference()))):
+        query = Query(
+            "q",
+            turns=(Turn("user", question),),
+            max_new_tokens=6,
+            sampling=Sampling(temperature=1.0, seed=4),
+        )
         expected[arm] = answer_all(answerer, [query])[0]
     assert expected["base"].text != expected["rag"].text
     lane = lane_of(inner, {"base": inner, "rag": looking_up(inner)})
@@ -122,6 +127,8 @@ def test_two_arms_on_one_lane_at_the_same_time(tmp_path: Path) -> None:
                 model=arm,
                 messages=[{"role": "user", "content": question}],
                 max_tokens=6,
+                temperature=1,
+                seed=4,
                 stream=True,
             )
         for (_, arm), stream in streams.items():

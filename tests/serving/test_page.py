@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
+from benchmarks.browser import CHROMIUM, WHY_NOT, Browser
 from coderllm_jax.records import Delta, Source
 from coderllm_jax.serving.tickets import Lane
 from tests.fakes import Chunk, FakeAnswerer, FakeClock, Reply
 from tests.serving.running import running
-from tests.web.browser import CHROMIUM, WHY_NOT, Browser
 
 PLANTED = (
     "<script>document.documentElement.dataset.planted=1</script>"

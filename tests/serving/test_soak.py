@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from benchmarks.serving_soak import find_wrong, make_plan, run_soak
-from tests.serving.running import SLOTS, local, running
+from tests.serving.running import SLOTS, reference, running
 from tests.web.served import wait_until
 
 
@@ -23,7 +23,7 @@ def test_a_soak(tmp_path: Path) -> None:
         log = up.log
         sent = len(plan) + sum(outcome.num_turned_away for outcome in outcomes)
         wait_until(lambda: len(log.read_text().splitlines()) == sent)
-    assert find_wrong(plan, outcomes, local("reference")) == []
+    assert find_wrong(plan, outcomes, reference()) == []
     assert any(outcome.num_turned_away for outcome in outcomes)
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     statuses = collections.Counter(row["status"] for row in rows)
@@ -42,4 +42,4 @@ def test_a_wrong_answer_is_found() -> None:
     places = [i for i, planned in enumerate(plan) if planned.kind == "answered"]
     outcomes[places[0]] = outcomes[places[0]]._replace(texts=("other",))
     outcomes[places[1]] = outcomes[places[1]]._replace(status=500)
-    assert find_wrong(plan, outcomes, local("reference")) == sorted(places[:2])
+    assert find_wrong(plan, outcomes, reference()) == sorted(places[:2])

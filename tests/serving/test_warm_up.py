@@ -5,13 +5,13 @@ from __future__ import annotations
 from coderllm_jax.generation import program
 from coderllm_jax.generation.answering import answer_all
 from coderllm_jax.records import Query, Sampling
-from tests.serving.running import LENGTH, local
+from tests.serving.running import LENGTH, reference
 
 COMPILED = (program.prefill, program.start, program.decode)
 
 
 def test_a_warm_engine_compiles_nothing() -> None:
-    answerer = local("reference")  # compiled by its making
+    answerer = reference()  # compiled by its making
     before = [each._cache_size() for each in COMPILED]
     queries = [
         Query(
