@@ -17,6 +17,10 @@ from coderllm_jax.records import GREEDY, Sampling
 VOCABULARY = 700  # more than the candidates that are looked at without sorting
 
 
+# Compiled once: a bare call would compile its branches every time.
+choose, threshold_of = jax.jit(choose_tokens), jax.jit(module._threshold)
+
+
 def arrays(*each: Sampling) -> SamplingArrays:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(SamplingArrays.of, each))
 
@@ -44,7 +48,7 @@ def test_filters_keep_what_sorting_would(seed, top_k, top_p, min_p, spread):
     asked = Sampling(temperature=1.0, top_k=top_k, top_p=top_p, min_p=min_p)
     logits = np.random.default_rng(seed).normal(size=VOCABULARY) * spread
     probability = jax.nn.softmax(jnp.asarray(logits[None], jnp.float32))
-    threshold = float(module._threshold(probability, arrays(asked))[0])
+    threshold = float(threshold_of(probability, arrays(asked))[0])
     # What has underflowed to 0 is never drawn, kept or not.
     drawable = np.asarray(probability[0]) > 0
     found = set(np.flatnonzero(drawable & (np.asarray(probability[0]) >= threshold)).tolist())
@@ -74,7 +78,7 @@ def test_greedy_takes_the_likeliest_and_the_penalty_what_was_not_said():
     logits = jnp.array([[1.0, 3.0, 2.5, -1.0]] * 2)
     seen = jnp.array([[False, True, False, False]] * 2)
     asked = arrays(GREEDY, Sampling(repetition_penalty=1.5))
-    found = choose_tokens(logits, seen, jnp.zeros(2, jnp.int32), asked)
+    found = choose(logits, seen, jnp.zeros(2, jnp.int32), asked)
     assert found.tolist() == [1, 2]
 
 
@@ -84,7 +88,7 @@ def test_each_token_of_an_answer_is_drawn_anew_and_repeats_with_the_seed():
 
     def draw(index, seed):
         asked = arrays(Sampling(temperature=1.0, seed=seed))
-        return int(choose_tokens(logits, seen, jnp.array([index]), asked)[0])
+        return int(choose(logits, seen, jnp.array([index]), asked)[0])
 
     tokens = [draw(index, 3) for index in range(20)]
     assert tokens == [draw(index, 3) for index in range(20)]
