@@ -144,6 +144,9 @@ def test_a_browser_is_let_in_once_by_a_link_and_then_by_its_cookie() -> None:
     assert "SameSite=Lax" in kept
     assert TOKEN not in kept
     assert ask(CLOSED, "/run", cookie=kept.partition(";")[0]).status_code == 200
+    name, _, value = kept.partition(";")[0].partition("=")
+    for wrong in (value[:-1] + "g", value[:-1], "", TOKEN):
+        assert ask(CLOSED, "/run", cookie=f"{name}={wrong}").status_code == 401
     # Another server's cookie, or the same one after the token was changed, is none.
     other = Access(("localhost",), TOKEN + "x", 100, 5)
     assert ask(other, "/run", cookie=kept.partition(";")[0]).status_code == 401
