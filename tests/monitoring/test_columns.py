@@ -52,6 +52,15 @@ def test_cutting_forgets_a_step_and_what_follows():
     assert columns.points("loss").values.tolist() == [4.0, 3.0, 9.0]
 
 
+def test_what_was_cut_does_not_come_back_in_rows_that_lack_it():
+    columns = Columns(max_rows=1000)
+    for step in range(4):
+        columns.append(step, 0.0, {"loss": 1.0, "extra": 2.0})
+    columns.cut(1)
+    columns.append(1, 0.0, {"loss": 1.0})
+    assert columns.points("extra").steps.tolist() == [0]
+
+
 @pytest.mark.parametrize("max_points", [2, 10, 200, 1000])
 @pytest.mark.parametrize("length", [1, 999, 1000, 1001, 12_345])
 def test_thinning_keeps_extremes_ends_and_order(length, max_points):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -144,9 +145,12 @@ def test_what_stays_stays_drifted():
     generator = np.random.default_rng(6)
     values = generator.standard_normal(9000)
     values[2500:] += 1.0
-    detector = watched(values)
-    assert detector.state == "drifted"
+    detector, states = Detector(is_rate=False), []
+    for start in range(0, 9000, 25):
+        detector.update(values[start : start + 25], np.arange(start, start + 25), SETTINGS)
+        states.append(detector.state)
     assert detector.since < 3000
+    assert [state for state, _ in itertools.groupby(states)] == ["gathering", "steady", "drifted"]
 
 
 def rates(generator, *parts):
@@ -207,6 +211,18 @@ def test_it_survives_a_restart_and_judges_nothing_twice():
     assert (after.state, after.num_current) == ("drifted", 300)
     after.update(generator.standard_normal(700), np.arange(700), SETTINGS)
     assert after.state == "steady"
+
+
+def test_the_more_requests_are_alike_the_more_of_them_it_takes():
+    values = np.random.default_rng(10).standard_normal(3000)
+    values[2000:] += 1.0
+    since = []
+    for dependence in (1.0, 4.0):
+        detector = watched(values[:2000])
+        detector.reference.dependence = dependence
+        detector.update(values[2000:], np.arange(1000), SETTINGS)
+        since.append(detector.since)
+    assert 2.5 * since[0] < since[1] <= 500
 
 
 def test_the_limits_follow_the_number_of_figures():

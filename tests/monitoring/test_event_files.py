@@ -90,6 +90,24 @@ def test_what_clu_wrote_through_tensorflow_is_read():
     assert found == [(3, "loss", 1.5), (3, "eval_loss", 2.5), (4, "loss", None)]
 
 
+def test_a_length_whose_checksum_is_wrong_is_damage_at_once(tmp_path):
+    path = tmp_path / "events.out.tfevents.1"
+    path.write_bytes(event(1, loss=1.0) + struct.pack("<QI", 50, 0))
+    file = EventFile(path)
+    file.read()
+    assert "not an event at byte" in file.damage
+
+
+def test_a_file_that_was_cut_is_said(tmp_path):
+    path = tmp_path / "events.out.tfevents.1"
+    path.write_bytes(event(1, loss=1.0))
+    file = EventFile(path)
+    file.read()
+    path.write_bytes(b"")
+    assert file.read() == ([], False)
+    assert "is shorter than what was read" in file.damage
+
+
 @pytest.mark.parametrize(
     ("tag", "name"),
     [

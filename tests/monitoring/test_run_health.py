@@ -70,6 +70,17 @@ def test_a_rise_beyond_the_noise_is_seen_and_noise_is_not():
     assert quiet.figures()["loss_rise"] > 0.4
 
 
+def test_one_absurd_loss_does_not_blind_it():
+    noise = np.random.default_rng(0).normal(0, 0.05, 300)
+    losses = 2.0 + noise
+    losses[200] = 1e6
+    health = after(rows(losses.tolist()))
+    assert health.figures()["loss_rise"] == 0.0
+    for row in rows((3.5 + noise[:40]).tolist(), start=301):
+        health.add(row, is_fresh=True)
+    assert health.figures()["loss_rise"] > 0.2
+
+
 def test_a_falling_loss_does_not_rise():
     assert after(rows([10.0 / i for i in range(1, 500)])).figures()["loss_rise"] == 0.0
 

@@ -38,6 +38,8 @@ def test_pauses_left(step, evaluations, saves):
 
 
 def test_pauses_at_the_end_only():
+    assert Plan(120, 20, 30).pauses_left(0) == (6, 2)  # 30 and 90; 60 and 120 go along
+    assert Plan(100, 0, 30).pauses_left(31) == (1, 2)
     assert Plan(50, 0, 0).pauses_left(10) == (1, 0)
     assert Plan(50, 20, 0).pauses_left(10) == (3, 0)  # 20, 40 and the end
 

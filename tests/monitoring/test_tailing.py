@@ -91,6 +91,24 @@ def test_a_rotated_log_loses_nothing(tmp_path):
     tail.close()
 
 
+def test_a_line_that_comes_while_it_is_looked_whether_the_log_was_rotated(tmp_path, monkeypatch):
+    path, rotated = tmp_path / "requests.jsonl", tmp_path / "requests.jsonl.1"
+    add(path, "one\n")
+    tail = LogTail(path)
+    tail.read()
+    path.rename(rotated)
+    add(path, "new\n")
+    asked = tailing._OpenFile.is_replaced
+
+    def is_replaced(file, now):
+        add(rotated, "late\nhalf")
+        return asked(file, now)
+
+    monkeypatch.setattr(tailing._OpenFile, "is_replaced", is_replaced)
+    assert tail.read().lines == [b"late", b"half"]
+    tail.close()
+
+
 def test_a_log_that_was_copied_and_truncated_goes_on(tmp_path):
     path = tmp_path / "requests.jsonl"
     add(path, "one\ntwo\n")
