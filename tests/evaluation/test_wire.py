@@ -53,11 +53,15 @@ def travelled(value):
     return decode(json.loads(json.dumps(encode(value))))
 
 
-def types_of(value) -> list[type]:
-    inner = [*value.keys(), *value.values()] if isinstance(value, dict) else value
-    nested = isinstance(value, list | tuple | dict | set | frozenset)
-    deeper = [t for item in sorted(inner, key=repr) for t in types_of(item)] if nested else []
-    return [type(value), *deeper]
+def types_of(value) -> list:
+    """A value's type and those of its parts; sets and dictionaries have no order."""
+    if isinstance(value, dict):
+        return [dict, *sorted(map(types_of, value.items()), key=repr)]
+    if isinstance(value, set | frozenset):
+        return [type(value), *sorted(map(types_of, value), key=repr)]
+    if isinstance(value, list | tuple):
+        return [type(value), *map(types_of, value)]
+    return [type(value)]
 
 
 @given(values)
