@@ -18,6 +18,8 @@ const STATES = {
   live: "live", connecting: "connecting", away: "the monitor is away; trying again",
   locked: "open this page with ?token=",
 };
+// The width of A4 between its margins.
+const PAPER_PX = 710;
 const THEMES = ["auto", "light", "dark"];
 
 const [top, main] = [document.getElementById("top"), document.getElementById("view")];
@@ -108,6 +110,9 @@ function start() {
   let before = "auto";
   addEventListener("beforeprint", () => {
     before = theme();
+    // A canvas that is resized for paper comes out empty: everything keeps its size and is scaled.
+    document.documentElement.style.setProperty("--screen", `${main.clientWidth}px`);
+    document.documentElement.style.setProperty("--scale", String(Math.min(1, PAPER_PX / main.clientWidth)));
     setTheme("light");
   });
   addEventListener("afterprint", () => setTheme(before));

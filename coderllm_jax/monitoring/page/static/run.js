@@ -1,7 +1,7 @@
 // One run: where it is, its curves, what it answers.
 
 import {h} from "./dom.js";
-import {clock, count, duration, figure, percent, rate, title, writer} from "./words.js";
+import {ago, clock, count, duration, figure, percent, rate, title, writer} from "./words.js";
 import {alertRow, chart, choice, evalLoss, left, line, link, orNotExposed, primaryLoss, progress, section,
   split, status, tile, toggle, version} from "./parts.js";
 import {Zoom} from "./chart.js";
@@ -58,7 +58,7 @@ export function view(store, {id}, rerender) {
         tile("Step time", duration(run.step_time_s)),
         tile("Model FLOP use", orNotExposed(run.mfu, (value) => percent(value, 1))),
         tile("Goodput", percent(run.goodput)),
-        tile("Started", clock(run.started))),
+        tile("Started", ago(run.started, store.now), clock(run.started))),
       split(run)),
     alerts.length ? section("Alerts", h("ul", {class: "alerts"}, alerts.map((alert) => alertRow(alert, store.now)))) : null,
     section("Curves",
