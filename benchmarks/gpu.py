@@ -86,6 +86,11 @@ _WAYS: Mapping[str, tuple[str, str, dict[str, Any]]] = {
         {"attention": "fused", "remat": "projections"},
     ),
     "ours-lean": ("ours, fused, lean", "gpu_ours", {"attention": "fused", "remat": "block"}),
+    "ours-nf4": (
+        "ours, fused, nf4 base",
+        "gpu_ours",
+        {"attention": "fused", "remat": "projections", "base": "nf4"},
+    ),
     "ours-dense": ("ours, dense", "gpu_ours", {"attention": "dense", "remat": "block"}),
     "peft": ("PEFT", "gpu_peft", {"attention": "sdpa", "checkpointing": False}),
     "peft-lean": ("PEFT, checkpointing", "gpu_peft", {"attention": "sdpa", "checkpointing": True}),
@@ -104,6 +109,7 @@ _ORDER = (
     "1b-2048/ours-fused",
     "1b-2048/peft",
     "generation",
+    "4b-2048/ours-nf4",
     "4b-2048/ours-dense",
     "4b-8192/peft",
     "4b-2048/ours-lean",
@@ -117,6 +123,9 @@ _ORDER = (
     "1b-8192/ours-dense",
     "1b-2048/ours-lean",
     "1b-8192/ours-lean",
+    "4b-8192/ours-nf4",
+    "1b-2048/ours-nf4",
+    "1b-8192/ours-nf4",
 )
 
 

@@ -2,6 +2,7 @@
 
 Options are fields of the configuration's section `step`, and what `benchmarks.gpu_variants` tries:
 
+    base      the format of the frozen kernels, as `lora.base`
     head      fields of `loss.HeadOptions`, in place of what the device would choose
     blocks    `fused_attention.Blocks`, a list of four numbers for each kernel
     profile   whether two more steps are traced, and their kernels' seconds noted
@@ -27,7 +28,7 @@ from benchmarks.gpu_cells import (
 )
 from benchmarks.gpu_kernels import kernel_seconds
 
-_OURS = ("head", "blocks", "profile")
+_OURS = ("base", "head", "blocks", "profile")
 
 
 def import_libraries(job: Job) -> None:
@@ -94,7 +95,12 @@ def training_config(job: Job) -> Any:
         model_name="random",
         batch_size=job.cell.rows,
         data=dataclasses.replace(DataSection(), sequence_length=job.cell.length),
-        lora=dataclasses.replace(LoraSection(), rank=job.rank, alpha=float(job.rank)),
+        lora=dataclasses.replace(
+            LoraSection(),
+            rank=job.rank,
+            alpha=float(job.rank),
+            base=job.options.get("base", "float"),
+        ),
         step=dataclasses.replace(StepSection(), **options),
     )
 

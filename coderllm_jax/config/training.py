@@ -311,6 +311,11 @@ class TrainingConfig(Config):
                 f"batch_size is {self.batch_size}, not a multiple of "
                 f"optimizer.accumulation_steps={self.optimizer.accumulation_steps}; change one"
             )
+        if self.lora.base != "float" and self.step.scan_blocks == "off":
+            raise ConfigError(
+                f"lora.base is {self.lora.base} and step.scan_blocks is off; unrolled blocks may make "
+                "every kernel whole at once: set step.scan_blocks=on or lora.base=float"
+            )
         if not self.workdir:
             raise ConfigError("workdir is empty; name the run's folder")
 

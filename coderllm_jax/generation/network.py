@@ -19,8 +19,15 @@ import jax
 import jax.numpy as jnp
 
 from coderllm_jax.model.architecture import Architecture
-from coderllm_jax.model.attention import rotary_angles
-from coderllm_jax.model.forward import ForwardOptions, Project, apply_block, embed, rms_norm
+from coderllm_jax.model.attention import layer_angles
+from coderllm_jax.model.forward import (
+    ForwardOptions,
+    Project,
+    apply_block,
+    embed,
+    layer_slice,
+    rms_norm,
+)
 from coderllm_jax.model.lora import Adapters, adapt, adapter_product
 from coderllm_jax.model.precision import contract
 from coderllm_jax.model.quantization import Quantized
@@ -42,12 +49,15 @@ class DecodeWeights(NamedTuple):
     adapters: tuple[Adapters, ...]
 
 
-@functools.partial(jax.jit, static_argnames=("num_layers",))
-def split_layers(weights: dict[str, Any], adapters: Adapters, *, num_layers: int) -> DecodeWeights:
+@functools.partial(jax.jit, static_argnames="architecture")
+def split_layers(
+    weights: dict[str, Any], adapters: Adapters, *, architecture: Architecture
+) -> DecodeWeights:
     """The stacked tree of `model.architecture` as the module's drawing has it."""
 
-    def layers(tree: Any) -> tuple[Any, ...]:
-        return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(num_layers))
+    def layers(tree: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+        numbers = range(architecture.num_layers)
+        return tuple(layer_slice(tree, i, architecture=architecture) for i in numbers)
 
     blocks = layers(weights["blocks"])
     if active_mesh() is None:
@@ -67,17 +77,7 @@ def run_blocks(
     options: ForwardOptions,
 ) -> jax.Array:
     """Final hidden states [B, L, D], normalized; `attention` looks after masks and caches."""
-    angles = {
-        is_global: rotary_angles(
-            positions_BL,
-            head_size=architecture.head_size,
-            wavelength=architecture.rope_global if is_global else architecture.rope_local,
-            scaling=architecture.rope_global_scaling
-            if is_global
-            else architecture.rope_local_scaling,
-        )
-        for is_global in (False, True)
-    }
+    angles = layer_angles(positions_BL, architecture)
     is_flat = active_mesh() is None
     x_BLD = embed({"embedding": weights.embedding}, ids_BL, options=options)
     for layer, (block, adapters) in enumerate(zip(weights.blocks, weights.adapters, strict=True)):
@@ -89,7 +89,9 @@ def run_blocks(
             attention=functools.partial(attention, layer),
             architecture=architecture,
             options=options,
-            project=_flat_project(block, adapters, architecture, options) if is_flat else None,
+            project=_flat_project(block, adapters, architecture.at(layer), options)
+            if is_flat
+            else None,
         )
     return rms_norm(x_BLD, weights.final_norm, epsilon=architecture.norm_epsilon)
 
@@ -119,7 +121,7 @@ def _flattened(name: str, kernel: jax.Array | Quantized) -> jax.Array | Quantize
         return jnp.swapaxes(kernel, 1, 2).reshape(-1, kernel.shape[1])
     if name == "attention_output":
         return kernel.reshape(-1, kernel.shape[2]).T
-    return kernel if name.endswith("norm") else kernel.T
+    return kernel if kernel.ndim < 2 else kernel.T
 
 
 def _flat_project(

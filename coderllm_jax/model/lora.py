@@ -17,7 +17,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from coderllm_jax.model.architecture import Architecture
+from coderllm_jax.model.architecture import Architecture, base_name
 from coderllm_jax.model.precision import FLOAT32, Precision, contract
 from coderllm_jax.model.quantization import Quantized, contract_quantized
 
@@ -39,12 +39,16 @@ PRODUCTS = {
 def adapter_shapes(
     architecture: Architecture, *, targets: tuple[str, ...], rank: int
 ) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Shapes of the adapters' tree, layers stacked on the leading axis."""
-    blocks, n = architecture.block_shapes(), architecture.num_layers
-    return {
-        name: {"a": (n, *blocks[name][:-1], rank), "b": (n, rank, blocks[name][-1])}
-        for name in sorted(targets)
-    }
+    """Shapes of the adapters' tree, layers stacked on the leading axis.
+
+    A target is every leaf that is it in some layer.
+    """
+    shapes = {}
+    for name, shape in sorted(architecture.block_shapes().items()):
+        if base_name(name) in targets:
+            n = len(architecture.layers_of(name))
+            shapes[name] = {"a": (n, *shape[:-1], rank), "b": (n, rank, shape[-1])}
+    return shapes
 
 
 def init_adapters(

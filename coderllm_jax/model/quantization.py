@@ -10,7 +10,8 @@ with a scale of its own. Two 4-bit codes share a byte, which is the same size on
     W[2i, k], W[2i + 1, k]  =  level(codes[i, k] & 15), level(codes[i, k] >> 4)  ·  scales[.., k]
 
 A product makes the kernel whole for itself and lets go of it; backward makes it again. So what a
-step holds is codes and one layer's kernels, under every `remat`, in a loop or unrolled.
+step holds is codes and one layer's kernels, under every `remat`, where blocks are scanned. Unrolled,
+XLA's CPU backend makes every kernel at once, whatever barrier lies between: hence no training so.
 
 Weight-only: activations are never rounded. The embedding stays as it is, as in QLoRA: it is looked
 up and it is the head, whose rounding changes every logit.
@@ -126,8 +127,6 @@ def _backward(
     spec: str, precision: Precision, saved: tuple[Quantized, jax.Array], ct: jax.Array
 ) -> tuple[jax.Array, None]:
     kernel, like_x = saved
-    # Tied to the cotangent, or the compiler would find forward's W to be the same, and keep it.
-    kernel, ct = jax.lax.optimization_barrier((kernel, ct))
     inputs, out_axes = spec.split("->")
     x_axes, kernel_axes = inputs.split(",")
     back = f"{out_axes},{kernel_axes}->{x_axes}"

@@ -23,6 +23,7 @@ from jax.sharding import PartitionSpec as P
 
 from coderllm_jax.config.training import MeshSection
 from coderllm_jax.errors import ConfigError
+from coderllm_jax.model.architecture import base_name
 
 BATCH_AXES = ("data", "fsdp")
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -42,6 +43,7 @@ _BLOCK_RULES: dict[str, tuple[str | None, ...]] = {
     "ffw_gating": ("fsdp", "tensor"),
     "ffw_gating_2": ("fsdp", "tensor"),
     "ffw_linear": ("tensor", "fsdp"),
+    "layer_scale": (),
 }
 _TOP_RULES: dict[str, tuple[str | None, ...]] = {
     "embedding": ("tensor", "fsdp"),
@@ -105,6 +107,7 @@ def weight_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
 
 
 def _rule(rules: dict[str, tuple[str | None, ...]], name: str, path: str) -> tuple[str | None, ...]:
+    name = base_name(name)
     if name not in rules:
         raise KeyError(f"no sharding rule for variable '{path}'; add one to model/sharding.py")
     return rules[name]

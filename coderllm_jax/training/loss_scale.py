@@ -27,7 +27,7 @@ _SMALLEST, _LARGEST = 1.0, 2.0**24
 
 
 class Scaled(NamedTuple):
-    """An optimizer's state, the scale of the next step's loss, and finite steps since it changed."""
+    """An optimizer's state, the next step's loss scale, and finite steps since it changed."""
 
     opt_state: Any
     scale: jax.Array  # float32 []

@@ -118,8 +118,8 @@ def build_program(
     """Lays the model out over the mesh and makes the compiled functions that a run needs.
 
     Weights that are already placed as the rules say stay where they are, and so do quantized
-    ones; float ones are quantized where `lora.base` asks for it. num_steps is the schedule's length.
-    mesh: where the caller loaded the model onto one already.
+    ones; float ones are quantized where `lora.base` asks for it. num_steps is the schedule's
+    length. mesh: where the caller loaded the model onto one already.
     """
     architecture, weights = model.architecture, model.weights
     mesh = make_mesh(config.mesh) if mesh is None else mesh
@@ -501,10 +501,10 @@ def _flops(recipe: _Recipe) -> tuple[float, float]:
     is recomputed are not counted: this is the model's work, which MFU is measured by.
     """
     per_weight = 6.0 if recipe.full else 4.0
-    blocks = recipe.architecture.block_shapes().values()
-    matrices = sum(int(np.prod(shape)) for shape in blocks if len(shape) > 1)
+    blocks = recipe.architecture.weight_shapes()["blocks"].values()
+    matrices = sum(int(np.prod(shape)) for shape in blocks if len(shape) > 2)
     head = recipe.architecture.vocabulary * recipe.architecture.width
-    return per_weight * matrices * recipe.architecture.num_layers, per_weight * head
+    return per_weight * matrices, per_weight * head
 
 
 def _describe(recipe: _Recipe, abstract: TrainState, mesh: Mesh) -> dict[str, Any]:
