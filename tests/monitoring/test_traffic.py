@@ -155,8 +155,9 @@ def test_a_restart_knows_what_is_usual_and_judges_nothing_twice(path):
     ]
     before = filled(path, [*usual, *long])
     state = json.loads(json.dumps(before.state()))
-    path.unlink()  # rotated away meanwhile
-    after = filled(path, long[-50:], state=state)
+    path.unlink()
+    # Judged anew, these would look as if it were over: most are from before the drift.
+    after = filled(path, [*usual[-200:], *long[-40:]], state=state)
     (drift,) = [each for each in after.drifts() if "completion_tokens" in each.name]
     assert drift.state == "drifted"
     assert drift.reference_mean == pytest.approx(100, abs=3)
