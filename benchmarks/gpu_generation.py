@@ -54,7 +54,7 @@ def _prefill_rate(architecture: Any, weights: Any, options: Any) -> float:
 
     from coderllm_jax.generation import program
 
-    split = program.split_layers(weights, {}, num_layers=architecture.num_layers)
+    split = program.split_layers(weights, {}, architecture=architecture)
     state = program.new_slots(
         architecture,
         num_slots=1,

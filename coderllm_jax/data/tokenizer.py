@@ -31,8 +31,10 @@ from coderllm_jax.errors import DataError, ModelError
 
 _SPACE = "\u2581"
 _NAMED = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
+# What Gemma 4 calls two of them; turns are written as before.
+_GEMMA4 = {"<start_of_turn>": "<|turn>", "<end_of_turn>": "<turn|>"}
 # What a published tokenizer may mark as ordinary text although only a program should write it.
-_RESERVED = re.compile(r"<(mask|start_of_turn|end_of_turn|unused\d+)>")
+_RESERVED = re.compile(r"<(mask|start_of_turn|end_of_turn|\|turn|turn\||unused\d+)>")
 # A literal U+2581 may join a word, as a space does, but never a piece that is a run of spaces:
 # llama.cpp looks for those in the text itself, SentencePiece after it has replaced its spaces.
 _LITERAL_SPACE_RUN = re.compile("(?<=\u2581)(?=[\u2581 ])|(?<= )(?=\u2581)")
@@ -50,11 +52,11 @@ class Tokenizer(abc.ABC):
     vocabulary: int
 
     def __init__(self, control: dict[str, int], *, name: str) -> None:
-        missing = [piece for piece in _NAMED if piece not in control]
+        named = [control.get(piece, control.get(_GEMMA4.get(piece, ""), -1)) for piece in _NAMED]
+        missing = [piece for piece, token in zip(_NAMED, named, strict=True) if token < 0]
         if missing:
             raise ModelError(f"{name}: has no control piece '{missing[0]}'; not Gemma's tokenizer")
         self.control_ids = control
-        named = [control[piece] for piece in _NAMED]
         self.pad_id, self.eos_id, self.bos_id, self.unk_id = named[:4]
         self.start_of_turn_id, self.end_of_turn_id = named[4:]
         self._control_pieces = {token: piece for piece, token in control.items()}

@@ -47,9 +47,10 @@ def empty_caches(
     architecture: Architecture, *, num_slots: int, max_length: int, dtype: jnp.dtype
 ) -> tuple[LayerCache, ...]:
     """Caches of all layers for sequences of up to `max_length` tokens."""
-    rows, size = num_slots * architecture.num_kv_heads, architecture.head_size
     caches = []
     for layer in range(architecture.num_layers):
+        seen = architecture.at(layer)
+        rows, size = num_slots * seen.num_kv_heads, seen.head_size
         shape = (rows, num_places(architecture, layer, max_length=max_length), size)
         caches.append(LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)))
     return tuple(caches)
@@ -155,7 +156,7 @@ def attend_held(
     if architecture.attention_soft_cap:
         cap = architecture.attention_soft_cap
         logits_RHM = cap * jnp.tanh(logits_RHM / cap)
-    visible_RM = jnp.repeat(visible_SM, architecture.num_kv_heads, axis=0)
+    visible_RM = jnp.repeat(visible_SM, rows // visible_SM.shape[0], axis=0)
     logits_RHM = jnp.where(visible_RM[:, None], logits_RHM, jnp.finfo(jnp.float32).min)
     probability_RHM = jax.nn.softmax(logits_RHM, axis=-1)
     mixed_RHK = contract("rhm,rmk->rhk", probability_RHM, cache.values, precision)

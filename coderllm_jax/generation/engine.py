@@ -120,7 +120,7 @@ class Engine:
             weights, adapters = {**weights, "blocks": blocks}, {}
         self.architecture, self.tokenizer = architecture, tokenizer
         self.num_slots, self.max_length = num_slots, max_length
-        self._weights = split_layers(weights, adapters, num_layers=architecture.num_layers)
+        self._weights = split_layers(weights, adapters, architecture=architecture)
         self._static: dict[str, Any] = {"architecture": architecture, "options": options}
         mesh = active_mesh()
         self._rows = row_multiple(mesh) if mesh is not None else 1

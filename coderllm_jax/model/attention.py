@@ -27,12 +27,42 @@ class Angles(NamedTuple):
     sin: jax.Array
 
 
+def layer_angles(positions_BL: jax.Array, architecture: Architecture) -> tuple[Angles, Angles]:
+    """(local, global) angles for token positions."""
+    far = architecture.global_head_size or architecture.head_size
+    return (
+        rotary_angles(
+            positions_BL,
+            head_size=architecture.head_size,
+            wavelength=architecture.rope_local,
+            scaling=architecture.rope_local_scaling,
+        ),
+        rotary_angles(
+            positions_BL,
+            head_size=far,
+            wavelength=architecture.rope_global,
+            scaling=architecture.rope_global_scaling,
+            fraction=architecture.rope_global_fraction,
+        ),
+    )
+
+
 def rotary_angles(
-    positions_BL: jax.Array, *, head_size: int, wavelength: float, scaling: float
+    positions_BL: jax.Array,
+    *,
+    head_size: int,
+    wavelength: float,
+    scaling: float,
+    fraction: float = 1.0,
 ) -> Angles:
-    """Angles for token positions, linear scaling (Su et al. 2021, RoFormer, section 3.2.2)."""
+    """Angles for token positions, linear scaling (Su et al. 2021, RoFormer, section 3.2.2).
+
+    Of the pairs, the `fraction` that turns fastest rotates; the others stand still.
+    """
     half = head_size // 2
     frequency_K = wavelength ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    if fraction < 1:
+        frequency_K = frequency_K.at[int(fraction * head_size) // 2 :].set(0.0)
     angle = positions_BL.astype(jnp.float32)[:, :, None, None] / scaling * frequency_K
     return Angles(jnp.cos(angle), jnp.sin(angle))
 

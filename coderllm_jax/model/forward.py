@@ -24,7 +24,7 @@ import jax.ad_checkpoint
 import jax.numpy as jnp
 
 from coderllm_jax.model.architecture import Architecture
-from coderllm_jax.model.attention import Angles, attend, packed_masks, rotary_angles, rotate
+from coderllm_jax.model.attention import Angles, attend, layer_angles, packed_masks, rotate
 from coderllm_jax.model.fused_attention import attend_spans, can_fuse, packed_spans
 from coderllm_jax.model.lora import Adapters, adapt
 from coderllm_jax.model.precision import FLOAT32, Precision
@@ -118,7 +118,10 @@ def apply_block(
     project = project or project_adapted
 
     normed = rms_norm(x_BLD, block["pre_attention_norm"], epsilon=epsilon)
-    q, k, v = project("query", normed), project("key", normed), project("value", normed)
+    q, k = project("query", normed), project("key", normed)
+    v = project("value", normed) if "value" in block else k
+    if architecture.value_norm:
+        v = rms_norm(v, jnp.zeros(()), epsilon=epsilon)
     if architecture.query_key_norm:
         q = rms_norm(q, block["query_norm"], epsilon=epsilon)
         k = rms_norm(k, block["key_norm"], epsilon=epsilon)
@@ -128,7 +131,22 @@ def apply_block(
     normed = rms_norm(x_BLD, block["pre_ffw_norm"], epsilon=epsilon)
     gate = jax.nn.gelu(project("ffw_gating", normed), approximate=True)
     x_ffw = project("ffw_linear", gate * project("ffw_gating_2", normed))
-    return constrain_activations(x_BLD + post_norm("post_ffw_norm", x_ffw))
+    x_BLD = x_BLD + post_norm("post_ffw_norm", x_ffw)
+    if architecture.layer_scale:
+        x_BLD = x_BLD * block["layer_scale"].astype(x_BLD.dtype)
+    return constrain_activations(x_BLD)
+
+
+def layer_slice(tree: dict[str, Any], layer: int, *, architecture: Architecture) -> dict[str, Any]:
+    """One layer of a tree of stacks (blocks, adapters), under the names that they have in a block.
+
+    A layer of a period does for that place in every period; see `hidden_states`.
+    """
+    return {
+        name: jax.tree.map(lambda stack, place=place: stack[place], tree[leaf])
+        for name, (leaf, place) in architecture.places_of(layer).items()
+        if leaf in tree
+    }
 
 
 def hidden_states(
@@ -155,21 +173,19 @@ def hidden_states(
     seen = (packed_spans if is_fused else packed_masks)(
         positions_BL, segments_BL, window=architecture.window
     )
-    angles = [
-        rotary_angles(
-            positions_BL, head_size=architecture.head_size, wavelength=wavelength, scaling=scaling
-        )
-        for wavelength, scaling in (
-            (architecture.rope_local, architecture.rope_local_scaling),
-            (architecture.rope_global, architecture.rope_global_scaling),
-        )
-    ]
+    angles = layer_angles(positions_BL, architecture)
 
-    def block_step(x_BLD: jax.Array, layer: Any) -> tuple[jax.Array, None]:
+    def block_step(
+        x_BLD: jax.Array, layer: Any, *, kind: bool | None = None
+    ) -> tuple[jax.Array, None]:
+        """kind: whether the layer is global, where that is known; else the layer says so."""
         block, layer_adapters, is_global, layer_key = layer
         block = gather_block(block)
-        near_or_far = functools.partial(jax.tree.map, functools.partial(_far_if, is_global))
-        chosen, visible = near_or_far(*angles), near_or_far(*seen)
+        if kind is None:
+            near_or_far = functools.partial(jax.tree.map, functools.partial(_far_if, is_global))
+            chosen, visible = near_or_far(*angles), near_or_far(*seen)
+        else:
+            chosen, visible = angles[kind], seen[kind]
 
         def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
             if is_fused:
@@ -190,6 +206,15 @@ def hidden_states(
         return x_BLD, None
 
     n = architecture.num_layers
+    if not architecture.is_uniform:
+        x_BLD = _run_periods(
+            embed(weights, tokens_BL, options=options),
+            (weights["blocks"], adapters, key),
+            block_step,
+            architecture=architecture,
+            options=options,
+        )
+        return rms_norm(x_BLD, weights["final_norm"], epsilon=architecture.norm_epsilon)
     is_global = jnp.array([architecture.is_global(i) for i in range(n)])
     keys = jax.random.split(key, n) if key is not None and options.lora_dropout else None
     layers = (weights["blocks"], adapters, is_global, keys)
@@ -201,6 +226,44 @@ def hidden_states(
         for i in range(n):
             x_BLD, _ = body(x_BLD, jax.tree.map(lambda leaf, i=i: leaf[i], layers))
     return rms_norm(x_BLD, weights["final_norm"], epsilon=architecture.norm_epsilon)
+
+
+def _run_periods(
+    x_BLD: jax.Array,
+    stacks: tuple[dict, Adapters, jax.Array | None],
+    block_step: Callable,
+    *,
+    architecture: Architecture,
+    options: ForwardOptions,
+) -> jax.Array:
+    """All layers of a model whose global layers are made otherwise, [B, L, D] in and out.
+
+    stacks: blocks, adapters and the key of dropout. A loop's body is a period: the layers from
+    behind one global layer to the next. Every stack is cut into as many parts as there are periods.
+    """
+    n, every = architecture.num_layers, architecture.global_every
+    length = every if options.scan_blocks and n % every == 0 else n
+    blocks, adapters, key = stacks
+    keys = jax.random.split(key, n) if key is not None and options.lora_dropout else None
+    bodies = {
+        kind: _rematerialized(functools.partial(block_step, kind=kind), options.remat)
+        for kind in (False, True)
+    }
+
+    def period_step(x_BLD: jax.Array, period: Any) -> tuple[jax.Array, None]:
+        *trees, period_keys = period
+        for i in range(length):
+            block, adapter = (layer_slice(tree, i, architecture=architecture) for tree in trees)
+            layer_key = None if period_keys is None else period_keys[i]
+            x_BLD, _ = bodies[architecture.is_global(i)](x_BLD, (block, adapter, None, layer_key))
+        return x_BLD, None
+
+    periods = jax.tree.map(
+        lambda stack: stack.reshape(n // length, -1, *stack.shape[1:]),
+        (blocks, adapters, keys),
+    )
+    x_BLD, _ = jax.lax.scan(period_step, x_BLD, periods)
+    return x_BLD
 
 
 def _far_if(is_global: jax.Array, near: jax.Array, far: jax.Array) -> jax.Array:

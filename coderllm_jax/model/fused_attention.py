@@ -115,6 +115,7 @@ def can_fuse(architecture: Architecture, precision: Precision, *, length: int) -
         and size & (size - 1) == 0
         and length % _SMALLEST_HEAD == 0
         and not architecture.attention_soft_cap
+        and architecture.is_uniform
     )
 
 

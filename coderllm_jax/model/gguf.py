@@ -39,6 +39,7 @@ _STRING, _ARRAY = 8, 9
 _MAX_METADATA_ITEMS, _MAX_DIMS, _MAX_TENSOR_ITEMS, _MAX_ALIGNMENT = 1 << 24, 4, 1 << 40, 1 << 20
 _MAX_STRING_BYTES = 1 << 24
 
+_UNDERSTOOD = ("gemma", "gemma2", "gemma3")
 # Gemma 1 has no windows and Gemma 2's early files do not name theirs.
 _WINDOW = {"gemma": 4096, "gemma2": 4096}
 
@@ -144,9 +145,9 @@ def open_gguf(path: str | Path) -> GgufFile:
 def architecture_of(file: GgufFile) -> Architecture:
     """The numbers of the model in `file`, from its metadata and its embedding's shape."""
     family = file.metadata.get("general.architecture")
-    if not isinstance(family, str) or family not in FAMILIES:
+    if not isinstance(family, str) or family not in _UNDERSTOOD:
         raise ModelError(
-            f"{file.path}: holds a {shown(family)} model; expected one of {', '.join(FAMILIES)}"
+            f"{file.path}: holds a {shown(family)} model; expected one of {', '.join(_UNDERSTOOD)}"
         )
     # What llama.cpp takes where a file does not say; early converters said little.
     traits = FAMILIES[family]

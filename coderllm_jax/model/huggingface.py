@@ -1,4 +1,4 @@
-"""Reads a Hugging Face folder of a Gemma 1, 2 or 3: config.json and safetensors, nothing else.
+"""Reads a Hugging Face folder of a Gemma: config.json and safetensors, nothing else.
 
 Neither transformers nor torch is needed, and no file is ever executed: weights in pickle form
 (*.bin, *.pt) are refused by not being looked at, auto_map and *.py files say nothing to us. Each
@@ -21,10 +21,10 @@ import numpy as np
 
 from coderllm_jax.data.tokenizer import JsonTokenizer, SentencePieceTokenizer, Tokenizer
 from coderllm_jax.errors import ModelError
-from coderllm_jax.model.architecture import FAMILIES, Architecture, Family
+from coderllm_jax.model.architecture import FAMILIES, Architecture, Family, base_name
 from coderllm_jax.model.mapped import MappedTensor
-from coderllm_jax.model.plausible import check_architecture, shown
-from coderllm_jax.model.stored_layout import stored_shape, tree_view
+from coderllm_jax.model.plausible import check_architecture, check_dense, shown
+from coderllm_jax.model.stored_layout import scale_alone, stored_shape, tree_view
 from coderllm_jax.model.weights import LazyLeaf
 
 BLOCK_NAMES = {
@@ -41,7 +41,9 @@ BLOCK_NAMES = {
     "ffw_gating_2": "mlp.up_proj",
     "ffw_linear": "mlp.down_proj",
     "post_ffw_norm": "post_feedforward_layernorm",
+    "layer_scale": "layer_scalar",
 }
+_BY_LAYER = {"head_dim", "num_key_value_heads"}
 # Before a text tensor's name: multimodal checkpoints of two generations, and text-only ones.
 _PREFIXES = ("language_model.model.", "model.language_model.", "model.")
 
@@ -75,11 +77,19 @@ _GEMMA2 = _GEMMA | {
     "final_logit_softcapping": 30.0,
 }
 _GEMMA3 = _GEMMA2 | {"attn_logit_softcapping": None, "final_logit_softcapping": None}
+_GEMMA4 = _GEMMA3 | {
+    "query_pre_attn_scalar": 1,
+    "sliding_window": 512,
+    "global_head_dim": 512,
+    "hidden_size_per_layer_input": 256,
+}
 _KINDS = {
     "gemma": _Kind("gemma", layered=False, text=None, defaults=_GEMMA),
     "gemma2": _Kind("gemma2", layered=False, text=None, defaults=_GEMMA2),
     "gemma3_text": _Kind("gemma3", layered=True, text=None, defaults=_GEMMA3),
     "gemma3": _Kind("gemma3", layered=True, text="text_config", defaults=_GEMMA3),
+    "gemma4_text": _Kind("gemma4", layered=True, text=None, defaults=_GEMMA4),
+    "gemma4": _Kind("gemma4", layered=True, text="text_config", defaults=_GEMMA4),
 }
 # Gated layers use gelu's approximation; Gemma 1's releases say "gelu" and mean it, too.
 _ACTIVATIONS = {
@@ -93,6 +103,8 @@ _WHOLE = (
     "num_attention_heads",
     "num_key_value_heads",
     "head_dim",
+    "global_head_dim",
+    "num_global_key_value_heads",
     "sliding_window",
     "sliding_window_pattern",
     "_sliding_window_pattern",
@@ -204,7 +216,8 @@ def architecture_of(config: dict[str, Any], *, vocabulary: int, folder: Path) ->
         for key, value in written.items()
         if value is not None or key.endswith("softcapping")
     }
-    if text.get("use_bidirectional_attention"):
+    # Images may look both ways; text does not.
+    if text.get("use_bidirectional_attention") not in (None, False, "vision"):
         raise ModelError(f"{folder}: holds an embedding model, which cannot generate")
     if not text.get("tie_word_embeddings", True):
         raise ModelError(f"{folder}: its output head is not its embedding; such is not understood")
@@ -218,7 +231,7 @@ def architecture_of(config: dict[str, Any], *, vocabulary: int, folder: Path) ->
     try:
         local, wide = _rope(text, layered=kind.layered)
         local_key = "rope_local_base_freq" if kind.layered else "rope_theta"
-        for key in ("rope_theta", "factor"):
+        for key in ("rope_theta", "factor", "partial_rotary_factor"):
             _check_number(key, local.get(key), folder=folder)
             _check_number(key, wide.get(key), folder=folder)
         architecture = Architecture(
@@ -242,6 +255,7 @@ def architecture_of(config: dict[str, Any], *, vocabulary: int, folder: Path) ->
             post_norms=traits.post_norms,
             attention_soft_cap=text.get("attn_logit_softcapping") or 0.0,
             final_soft_cap=text.get("final_logit_softcapping") or 0.0,
+            **(_fourth(text, wide, folder=folder) if kind.family == "gemma4" else {}),
         )
         return check_architecture(architecture, where=str(folder / "config.json"))
     except KeyError as error:
@@ -253,13 +267,40 @@ def architecture_of(config: dict[str, Any], *, vocabulary: int, folder: Path) ->
         ) from None
 
 
+def _fourth(text: dict[str, Any], wide: dict[str, Any], *, folder: Path) -> dict[str, Any]:
+    """The numbers that only Gemma 4 has."""
+    check_dense(text, where=str(folder))
+    shares = bool(text.get("attention_k_eq_v"))
+    head_size, kv_heads = text["global_head_dim"], text.get("num_global_key_value_heads")
+    if by_layer := text.get("per_layer_config"):  # how transformers 5 writes the two down
+        first = next(iter(by_layer.values()))
+        layers = [i for i, kind in enumerate(text["layer_types"]) if kind == "full_attention"]
+        if by_layer != {str(i): first for i in layers} or not first.keys() <= _BY_LAYER:
+            raise ModelError(
+                f"{folder}: its layers differ in other ways than local and global ones do; such "
+                "is not understood"
+            )
+        head_size = first.get("head_dim", text["head_dim"])
+        kv_heads = first.get("num_key_value_heads")
+        _check_number("head_dim", head_size, folder=folder)
+        _check_number("num_key_value_heads", kv_heads, folder=folder)
+    return {
+        "global_head_size": None if head_size == text["head_dim"] else head_size,
+        "global_kv_heads": kv_heads if shares else None,
+        "keys_are_values": shares,
+        "value_norm": True,
+        "layer_scale": True,
+        "rope_global_fraction": float(wide.get("partial_rotary_factor", 1.0)),
+    }
+
+
 def tensor_names(architecture: Architecture) -> dict[str, str]:
     """Our name of a block weight → transformers', below `layers.7.` and above `.weight`.
 
     In Gemma 1 `post_attention_layernorm` is the norm before the feed-forward layer: what stands
     after attention. Families with norms behind both call that one `pre_feedforward_layernorm`.
     """
-    names = {name: BLOCK_NAMES[name] for name in architecture.block_shapes()}
+    names = {name: BLOCK_NAMES[base_name(name)] for name in architecture.block_shapes()}
     if not architecture.post_norms:
         names["pre_ffw_norm"] = BLOCK_NAMES["post_attention_norm"]
     return names
@@ -273,30 +314,38 @@ def read_weights(
     Every tensor's shape is checked before the first leaf is given.
     """
     table = (architecture.vocabulary, architecture.width)
+    whole_norms = FAMILIES[architecture.family].whole_norms
     leaves = {
         "embedding": _whole(tensors.find("embed_tokens.weight", table)),
-        "final_norm": _whole(tensors.find("norm.weight", (architecture.width,))),
+        "final_norm": _whole(tensors.find("norm.weight", (architecture.width,)), whole_norms),
     }
     for name in architecture.block_shapes():
         leaves[f"blocks/{name}"] = _stacked(tensors, name, architecture)
     yield from leaves.items()
 
 
-def _whole(tensor: MappedTensor) -> LazyLeaf:
-    return LazyLeaf(tensor.shape, lambda _: tensor.view(), is_stacked=False)
+def _whole(tensor: MappedTensor, is_whole_norm: bool = False) -> LazyLeaf:
+    return LazyLeaf(
+        tensor.shape,
+        lambda _: scale_alone(tensor.view()) if is_whole_norm else tensor.view(),
+        is_stacked=False,
+    )
 
 
 def _stacked(tensors: SafetensorsFolder, name: str, architecture: Architecture) -> LazyLeaf:
     stored = tensor_names(architecture)[name]
+    end = "" if name == "layer_scale" else ".weight"
     layers = [
-        tensors.find(f"layers.{i}.{stored}.weight", stored_shape(name, architecture))
-        for i in range(architecture.num_layers)
+        tensors.find(f"layers.{i}.{stored}{end}", stored_shape(name, architecture))
+        for i in architecture.layers_of(name)
     ]
-    return LazyLeaf(
-        (architecture.num_layers, *architecture.block_shapes()[name]),
-        lambda i: tree_view(name, layers[i].view(), architecture),
-        is_stacked=True,
-    )
+    is_whole_norm = name.endswith("norm") and FAMILIES[architecture.family].whole_norms
+
+    def read(i: int) -> np.ndarray:
+        values = tree_view(name, layers[i].view(), architecture)
+        return scale_alone(values) if is_whole_norm else values
+
+    return LazyLeaf((len(layers), *architecture.block_shapes()[name]), read, is_stacked=True)
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
@@ -322,7 +371,7 @@ def _rope(text: dict[str, Any], *, layered: bool) -> tuple[dict[str, Any], dict[
         local = local if layered else wide
     for settings in (local, wide):
         kind = settings.get("rope_type", settings.get("type", "default"))
-        if kind not in ("default", "linear"):
+        if kind not in ("default", "linear", "proportional"):
             raise ModelError(f"rotary scaling '{kind}' is not Gemma's; expected linear")
     return local, wide
 

@@ -26,10 +26,17 @@ import numpy as np
 
 from coderllm_jax.data.tokenizer import SentencePieceTokenizer
 from coderllm_jax.errors import ModelError
-from coderllm_jax.model.architecture import FAMILIES, Architecture, Family
+from coderllm_jax.model.architecture import FAMILIES, Architecture, Family, base_name
 from coderllm_jax.model.keras_bridge import BACKBONES
 from coderllm_jax.model.mapped import MappedTensor
-from coderllm_jax.model.plausible import check_architecture, real_number, shown, whole_number
+from coderllm_jax.model.plausible import (
+    check_architecture,
+    check_dense,
+    real_number,
+    shown,
+    whole_number,
+)
+from coderllm_jax.model.stored_layout import scale_alone
 from coderllm_jax.model.weights import LazyLeaf
 
 CONFIG, TOKENIZER = "config.json", "assets/tokenizer/vocabulary.spm"
@@ -54,6 +61,7 @@ class _Class(NamedTuple):
 _CLASSES = {
     "GemmaBackbone": _Class(False, 2, 4096, 2, "gemma_decoder_block"),
     "Gemma3Backbone": _Class(True, 6, 1024, 1, "gemma3_decoder_block"),
+    "Gemma4Backbone": _Class(True, 6, 512, 1, "gemma4_text_decoder_block"),
 }
 
 # Our name of a block weight → its group below the block's.
@@ -83,7 +91,8 @@ def is_keras(config: Mapping[str, Any]) -> bool:
 def architecture_of(config: Mapping[str, Any], *, folder: Path) -> Architecture:
     """The model's numbers from config.json; everything else in it is passed over."""
     where = str(folder / CONFIG)
-    kind = _CLASSES[config["class_name"]]
+    name = config["class_name"]
+    kind, is_fourth = _CLASSES[name], name == "Gemma4Backbone"
     values = config.get("config")
     if not isinstance(values, dict):
         raise ModelError(f"{where}: its 'config' is {shown(values)}; expected the model's settings")
@@ -101,13 +110,18 @@ def architecture_of(config: Mapping[str, Any], *, folder: Path) -> Architecture:
 
     width, heads, head_size = whole("hidden_dim"), whole("num_query_heads"), whole("head_dim")
     by_head = values.get("query_head_dim_normalize", True)
+    # Gemma 4 leaves its queries, which are normed, as they are.
+    query_size = 1 if is_fourth else head_size if by_head else max(width // heads, 1)
     windowed = values.get("use_sliding_window_attention", kind.windowed)
-    post_norms = _both(values, "use_post_attention_norm", "use_post_ffw_norm", where=where)
-    is_third = config["class_name"] == "Gemma3Backbone"
+    post_norms = is_fourth or _both(
+        values, "use_post_attention_norm", "use_post_ffw_norm", where=where
+    )
     feed_forward, odd = divmod(whole("intermediate_dim"), kind.halves)
     if odd:
         raise ModelError(f"{where}: intermediate_dim is odd; expected twice the feed-forward width")
-    family: Family = "gemma3" if is_third else "gemma2" if post_norms else "gemma"
+    older: Family = "gemma2" if post_norms else "gemma"
+    newer: dict[str, Family] = {"Gemma3Backbone": "gemma3", "Gemma4Backbone": "gemma4"}
+    family = newer.get(name, older)
     traits = FAMILIES[family]
     architecture = Architecture(
         family=family,
@@ -119,19 +133,53 @@ def architecture_of(config: Mapping[str, Any], *, folder: Path) -> Architecture:
         num_kv_heads=whole("num_key_value_heads"),
         head_size=head_size,
         window=whole_number(values, "sliding_window_size", where=where, default=kind.window),
-        global_every=kind.global_every if windowed else 1,
-        query_scale=(head_size if by_head else max(width // heads, 1)) ** -0.5,
-        rope_local=traits.rope_local,
-        rope_global=traits.rope_global,
+        global_every=_global_every(values, kind.global_every, where=where) if windowed else 1,
+        query_scale=query_size**-0.5,
+        rope_local=real("local_rope_wavelength", traits.rope_local),
+        rope_global=real("global_rope_wavelength", traits.rope_global),
         rope_local_scaling=real("local_rope_scaling_factor", 1.0),
         rope_global_scaling=real("global_rope_scaling_factor", 1.0),
         norm_epsilon=real("layer_norm_epsilon", 1e-6),
-        query_key_norm=is_third and bool(values.get("use_query_key_norm", True)),
+        query_key_norm=traits.query_key_norm and bool(values.get("use_query_key_norm", True)),
         post_norms=post_norms,
         attention_soft_cap=cap("attention_logit_soft_cap"),
         final_soft_cap=cap("final_logit_soft_cap"),
+        **(_fourth(values, where=where) if is_fourth else {}),
     )
     return check_architecture(architecture, where=where)
+
+
+def _fourth(values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """The numbers that only Gemma 4 has."""
+    check_dense(values, where=where)
+
+    def whole(key: str) -> int | None:
+        return whole_number(values, key, where=where) if values.get(key) is not None else None
+
+    kv_heads, head_size = whole("num_global_key_value_heads"), whole("global_head_dim")
+    return {
+        "global_head_size": None if head_size == values["head_dim"] else head_size,
+        "global_kv_heads": kv_heads,
+        "keys_are_values": kv_heads is not None,
+        "value_norm": True,
+        "layer_scale": True,
+        "rope_global_fraction": real_number(
+            values, "global_rope_partial_rotary_factor", where=where, default=1.0
+        ),
+    }
+
+
+def _global_every(values: Mapping[str, Any], usual: int, *, where: str) -> int:
+    """Which layers are global; Gemma 4 says so, in one of two ways."""
+    every = whole_number(values, "sliding_window_pattern", where=where, default=usual)
+    kinds = values.get("layer_types")
+    if not isinstance(kinds, list):
+        return every
+    is_global = [kind == "full_attention" for kind in kinds]
+    every = is_global.index(True) + 1 if any(is_global) else every
+    if is_global != [(i + 1) % every == 0 for i in range(len(kinds))]:
+        raise ModelError(f"{where}: global layers are not evenly spaced; not a Gemma")
+    return every
 
 
 def _both(values: Mapping[str, Any], one: str, other: str, *, where: str) -> bool:
@@ -168,9 +216,11 @@ def group_of(path: str, layer: int | None, *, family: Family = "gemma3") -> str:
     if layer is None:
         kinds = {"embedding": "reversible_embedding", "final_norm": "rms_normalization"}
         return f"layers/{kinds[path]}"
-    name = _CLASSES[BACKBONES[family]].block
-    block = f"{name}_{layer}" if layer else name
-    return f"layers/{block}/{_GROUPS[path.removeprefix('blocks/')]}"
+    kind = _CLASSES[BACKBONES[family]].block
+    block = f"{kind}_{layer}" if layer else kind
+    name = base_name(path.removeprefix("blocks/"))
+    # A number of the block itself, not of a layer in it.
+    return f"layers/{block}" if name == "layer_scale" else f"layers/{block}/{_GROUPS[name]}"
 
 
 def read_weights(files: list[Path], architecture: Architecture) -> Iterator[tuple[str, LazyLeaf]]:
@@ -178,7 +228,7 @@ def read_weights(files: list[Path], architecture: Architecture) -> Iterator[tupl
     family = architecture.family
     groups = {path: [group_of(path, None)] for path in ("embedding", "final_norm")}
     for name in architecture.block_shapes():
-        layers = range(architecture.num_layers)
+        layers = architecture.layers_of(name)
         groups[f"blocks/{name}"] = [group_of(f"blocks/{name}", i, family=family) for i in layers]
     found = _locate(files, {f"{group}/vars/0" for paths in groups.values() for group in paths})
     shapes: dict[str, tuple[int, ...]] = {
@@ -195,7 +245,8 @@ def read_weights(files: list[Path], architecture: Architecture) -> Iterator[tupl
                     f"{tensor.file}: '{group}' has shape {tensor.shape}; config.json makes it "
                     f"{shapes[path]}; fetch the folder again"
                 )
-        yield path, _leaf(tensors, is_stacked=path.startswith("blocks/"))
+        is_whole_norm = path.endswith("norm") and FAMILIES[family].whole_norms
+        yield path, _leaf(tensors, path.startswith("blocks/"), is_whole_norm)
 
 
 def read_tokenizer(folder: Path) -> SentencePieceTokenizer:
@@ -206,11 +257,14 @@ def read_tokenizer(folder: Path) -> SentencePieceTokenizer:
     return SentencePieceTokenizer.from_file(path)
 
 
-def _leaf(tensors: list[MappedTensor], *, is_stacked: bool) -> LazyLeaf:
+def _leaf(tensors: list[MappedTensor], is_stacked: bool, is_whole_norm: bool) -> LazyLeaf:
     layers = (len(tensors),) if is_stacked else ()
-    return LazyLeaf(
-        (*layers, *tensors[0].shape), lambda i: tensors[i].view(), is_stacked=is_stacked
-    )
+
+    def read(i: int) -> np.ndarray:
+        values = tensors[i].view()
+        return scale_alone(values) if is_whole_norm else values
+
+    return LazyLeaf((*layers, *tensors[0].shape), read, is_stacked=is_stacked)
 
 
 def _locate(files: list[Path], wanted: set[str]) -> dict[str, MappedTensor]:

@@ -17,6 +17,12 @@ from coderllm_jax.model.architecture import Architecture
 # Several times the largest Gemma's: 62 layers, 21,504 wide feed-forward, 262,208 pieces.
 _LARGEST = {"num_layers": 1 << 10, "vocabulary": 1 << 22, "window": 1 << 24}
 _LARGEST_OTHER = 1 << 18
+# Switches of Gemma 4 that make another kind of model, and what that is.
+_NOT_DENSE = {
+    "num_kv_shared_layers": "layers that share keys and values",
+    "hidden_size_per_layer_input": "an embedding for each layer",
+    "enable_moe_block": "a mixture of experts",
+}
 
 
 def whole_number(values: Mapping[str, Any], key: str, *, where: str, default: Any = None) -> int:
@@ -54,17 +60,32 @@ def check_architecture(architecture: Architecture, *, where: str) -> Architectur
             raise ModelError(
                 f"{where}: {field.name} is {value}; expected a finite number; fetch the file again"
             )
-    if architecture.num_heads % architecture.num_kv_heads:
-        raise ModelError(
-            f"{where}: {architecture.num_heads} heads do not share "
-            f"{architecture.num_kv_heads} key-value heads evenly; fetch the file again"
-        )
-    if architecture.head_size % 2:
-        raise ModelError(
-            f"{where}: the head size is {architecture.head_size}; expected an even number; "
-            "fetch the file again"
-        )
+    for kv_heads in (architecture.num_kv_heads, architecture.global_kv_heads or 1):
+        if architecture.num_heads % kv_heads:
+            raise ModelError(
+                f"{where}: {architecture.num_heads} heads do not share {kv_heads} key-value heads "
+                "evenly; fetch the file again"
+            )
+    for head_size in (architecture.head_size, architecture.global_head_size or 2):
+        if head_size % 2:
+            raise ModelError(
+                f"{where}: the head size is {head_size}; expected an even number; "
+                "fetch the file again"
+            )
     return architecture
+
+
+def check_dense(values: Mapping[str, Any], *, where: str) -> None:
+    """ModelError for a Gemma 4 with parts that our forward pass does not have.
+
+    E2B and E4B have the first two, the 26B the third; KerasHub and transformers spell them alike.
+    """
+    for key, what in _NOT_DENSE.items():
+        if values.get(key):
+            raise ModelError(
+                f"{where}: this Gemma 4 has {what} ({key} is {shown(values[key])}); expected a "
+                "dense one without: take gemma4_31b, or a Gemma 3 of its size"
+            )
 
 
 def shown(value: Any) -> str:

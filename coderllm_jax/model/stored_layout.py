@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from coderllm_jax.model.architecture import Architecture
+from coderllm_jax.model.architecture import Architecture, base_name
 
 
 def stored_shape(name: str, architecture: Architecture) -> tuple[int, ...]:
     """The shape in which a checkpoint stores one layer of block weight `name`."""
     shape = architecture.block_shapes()[name]
+    name = base_name(name)
+    if name == "layer_scale":
+        return (1,)
     if name in ("query", "key", "value"):
         heads, width, size = shape
         return (heads * size, width)
@@ -29,11 +32,19 @@ def stored_shape(name: str, architecture: Architecture) -> tuple[int, ...]:
     return shape[::-1]
 
 
+def scale_alone(stored: np.ndarray) -> np.ndarray:
+    """The scale of a norm that is stored as 1 + scale, in float32."""
+    return stored.astype(np.float32) - 1.0
+
+
 def tree_view(name: str, stored: np.ndarray, architecture: Architecture) -> np.ndarray:
     """One stored layer of `name` in the tree's layout."""
+    shape = architecture.block_shapes()[name]
+    name = base_name(name)
     if name in ("query", "key", "value"):
-        return stored.reshape(-1, architecture.head_size, architecture.width).transpose(0, 2, 1)
+        heads, width, size = shape
+        return stored.reshape(heads, size, width).transpose(0, 2, 1)
     if name == "attention_output":
-        by_head = stored.reshape(architecture.width, -1, architecture.head_size)
-        return by_head.transpose(1, 2, 0)
-    return stored.T
+        heads, size, width = shape
+        return stored.reshape(width, heads, size).transpose(1, 2, 0)
+    return stored.reshape(shape) if name == "layer_scale" else stored.T

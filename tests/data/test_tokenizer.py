@@ -154,6 +154,21 @@ def test_published_model_with_user_defined_turns_is_protected(small_vocabulary, 
     assert tokenizer.start_of_turn_id not in tokenizer.encode("<start_of_turn>")
 
 
+def test_gemma4s_marks_are_turns(small_vocabulary, tmp_path):
+    pieces, scores, types = small_vocabulary
+    renamed = {"<start_of_turn>": "<|turn>", "<end_of_turn>": "<turn|>"}
+    pieces = [renamed.get(piece, piece) for piece in pieces]
+    types = [
+        4 if piece in renamed.values() else kind for piece, kind in zip(pieces, types, strict=True)
+    ]
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(build_sentencepiece(pieces, scores, types))
+    tokenizer = SentencePieceTokenizer.from_file(path)
+    assert (tokenizer.start_of_turn_id, tokenizer.end_of_turn_id) == (5, 6)
+    assert tokenizer.encode("<turn|>", control=True) == [6]
+    assert not {5, 6} & set(tokenizer.encode("a<turn|>b<|turn>c"))
+
+
 @pytest.mark.parametrize("content", [b"", b"not a model", b"\x0a\xff\xff"])
 def test_damaged_model_is_named(tmp_path, content):
     path = tmp_path / "tokenizer.model"

@@ -15,20 +15,33 @@ from coderllm_jax.model.tiny import random_leaves
 
 # The numbers a GGUF cannot say are llama.cpp's: every sixth layer global.
 SMALL = dataclasses.replace(TINY, vocabulary=320, global_every=6)
+OLD = dataclasses.replace(SMALL, window=4096, rope_global=1e4, query_key_norm=False)
+GEMMA = dataclasses.replace(OLD, family="gemma", global_every=1, post_norms=False)
+GEMMA2 = dataclasses.replace(OLD, family="gemma2", global_every=2, window=16)
 
 
-def write_gguf(path, vocabulary, *, leaves=None, kind=writer.GGMLQuantizationType.F32, **extra):
-    """A Gemma 3 GGUF of SMALL, written the way llama.cpp's converter lays tensors out."""
-    file = writer.GGUFWriter(path, "gemma3")
-    file.add_block_count(SMALL.num_layers)
-    file.add_embedding_length(SMALL.width)
-    file.add_feed_forward_length(SMALL.feed_forward)
-    file.add_head_count(SMALL.num_heads)
-    file.add_head_count_kv(SMALL.num_kv_heads)
-    file.add_key_length(SMALL.head_size)
-    file.add_layer_norm_rms_eps(SMALL.norm_epsilon)
-    file.add_rope_freq_base(SMALL.rope_global)
-    file.add_sliding_window(SMALL.window)
+def write_gguf(
+    path,
+    vocabulary,
+    *,
+    architecture=SMALL,
+    leaves=None,
+    kind=writer.GGMLQuantizationType.F32,
+    **extra,
+):
+    """A GGUF of a small Gemma, written the way llama.cpp's converter lays tensors out."""
+    file = writer.GGUFWriter(path, architecture.family)
+    file.add_block_count(architecture.num_layers)
+    file.add_embedding_length(architecture.width)
+    file.add_feed_forward_length(architecture.feed_forward)
+    file.add_head_count(architecture.num_heads)
+    file.add_head_count_kv(architecture.num_kv_heads)
+    file.add_key_length(architecture.head_size)
+    file.add_layer_norm_rms_eps(architecture.norm_epsilon)
+    if architecture.family != "gemma":
+        file.add_sliding_window(architecture.window)
+    if architecture.family == "gemma3":  # the older ones are 10,000, and do not say so
+        file.add_rope_freq_base(architecture.rope_global)
     pieces, scores, types = vocabulary
     file.add_tokenizer_model("llama")
     file.add_token_list(pieces)
@@ -36,7 +49,7 @@ def write_gguf(path, vocabulary, *, leaves=None, kind=writer.GGMLQuantizationTyp
     file.add_token_types(types)
     for key, value in extra.items():
         file.add_float32(key.replace("__", "."), value)
-    for name, values in _stored(dict(leaves or random_leaves(SMALL, seed=0))).items():
+    for name, values in _stored(dict(leaves or random_leaves(architecture, seed=0))).items():
         norm = name.endswith("norm.weight")
         stored = writer.GGMLQuantizationType.F32 if norm else kind
         raw = writer.quantize(values, stored)
@@ -69,9 +82,8 @@ def _stored(leaves):
         "output_norm.weight": leaves["final_norm"] + 1,
     }
     for name, (theirs, change) in blocks.items():
-        for i in range(SMALL.num_layers):
-            values = change(leaves[f"blocks/{name}"][i])
-            stored[f"blk.{i}.{theirs}.weight"] = np.ascontiguousarray(values)
+        for i, values in enumerate(leaves.get(f"blocks/{name}", ())):
+            stored[f"blk.{i}.{theirs}.weight"] = np.ascontiguousarray(change(values))
     return stored
 
 
@@ -93,6 +105,31 @@ def test_every_leaf_comes_back(small_file):
     for path, values in written.items():
         # 1 + s - 1 loses the last bits of a norm's scale; everything else is moved, not changed.
         np.testing.assert_allclose(read[path], values, atol=2e-7 if "norm" in path else 0)
+
+
+@pytest.mark.parametrize("architecture", [GEMMA, GEMMA2], ids=["gemma", "gemma2"])
+def test_older_families_come_back(tmp_path, small_vocabulary, architecture):
+    file = open_gguf(write_gguf(tmp_path / "m.gguf", small_vocabulary, architecture=architecture))
+    assert architecture_of(file) == architecture
+    read, written = (
+        dict(read_weights(file, architecture)),
+        dict(random_leaves(architecture, seed=0)),
+    )
+    assert read.keys() == written.keys()
+    for path, values in written.items():
+        np.testing.assert_allclose(read[path], values, atol=2e-7 if "norm" in path else 0)
+
+
+def test_soft_caps_and_the_27b_of_gemma2(tmp_path, small_vocabulary):
+    file = open_gguf(write_gguf(tmp_path / "m.gguf", small_vocabulary, architecture=GEMMA2))
+    file.metadata["gemma2.attn_logit_softcapping"] = 50.0
+    file.metadata["gemma2.final_logit_softcapping"] = 30.0
+    file.metadata["gemma2.block_count"] = 46
+    found = architecture_of(file)
+    assert (found.attention_soft_cap, found.final_soft_cap) == (50.0, 30.0)
+    # Its heads do not multiply to its width, which queries are scaled by.
+    file.metadata["gemma2.embedding_length"] = 36
+    assert architecture_of(file).query_scale == (36 // 4) ** -0.5
 
 
 def test_quantized_blocks_are_unpacked(tmp_path, small_vocabulary):

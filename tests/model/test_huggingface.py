@@ -55,7 +55,7 @@ _NAMES = {
 }
 
 
-def huggingface_tensors(leaves, prefix="model."):
+def huggingface_tensors(leaves, prefix="model.", names=_NAMES):
     """Our leaves under transformers' names and in its layout: matrices are [out, in]."""
     tensors = {
         f"{prefix}embed_tokens.weight": leaves["embedding"],
@@ -63,7 +63,7 @@ def huggingface_tensors(leaves, prefix="model."):
     }
     for path, stacked in leaves.items():
         name = path.removeprefix("blocks/")
-        for i, values in enumerate(stacked if name in _NAMES else []):
+        for i, values in enumerate(stacked if name in names else []):
             matrix = values
             if name in ("query", "key", "value"):
                 matrix = values.transpose(0, 2, 1).reshape(-1, values.shape[1])
@@ -71,7 +71,7 @@ def huggingface_tensors(leaves, prefix="model."):
                 matrix = values.reshape(-1, values.shape[-1]).T
             elif values.ndim == 2:
                 matrix = values.T
-            tensors[f"{prefix}layers.{i}.{_NAMES[name]}.weight"] = np.ascontiguousarray(matrix)
+            tensors[f"{prefix}layers.{i}.{names[name]}.weight"] = np.ascontiguousarray(matrix)
     return tensors
 
 
@@ -133,6 +133,66 @@ def test_the_text_half_of_a_multimodal_folder_is_read(folder, prefix):
     assert _load(folder).architecture == SCALED
 
 
+def _rewrite(folder, architecture, config, names):
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    tensors = huggingface_tensors(dict(random_leaves(architecture, seed=0)), names=names)
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+OLD = dataclasses.replace(TINY, rope_global=1e4, query_key_norm=False)
+GEMMA = dataclasses.replace(OLD, family="gemma", global_every=1, window=4096, post_norms=False)
+GEMMA2 = dataclasses.replace(
+    OLD, family="gemma2", global_every=2, attention_soft_cap=50.0, final_soft_cap=30.0
+)
+_SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
+# In Gemma 1 what stands after attention is the norm before the feed-forward layer.
+_GEMMA_NAMES = _NAMES | {"pre_ffw_norm": "post_attention_layernorm"}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config", "names"),
+    [
+        # Gemma 1's releases say "gelu" and mean its approximation.
+        (GEMMA, {"model_type": "gemma", "hidden_act": "gelu"}, _GEMMA_NAMES),
+        (GEMMA, {"model_type": "gemma", "rope_theta": 1e4, "rope_scaling": None}, _GEMMA_NAMES),
+        # Whatever Gemma 2's config leaves out is its class's value: caps, windows, rotation.
+        (
+            GEMMA2,
+            {"model_type": "gemma2", "query_pre_attn_scalar": 8, "sliding_window": 16},
+            _NAMES,
+        ),
+        (
+            dataclasses.replace(GEMMA2, query_scale=32**-0.5, attention_soft_cap=0.0, window=4096),
+            {
+                "model_type": "gemma2",
+                "query_pre_attn_scalar": 32,
+                "attn_logit_softcapping": None,
+                "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"},
+            },
+            _NAMES,
+        ),
+    ],
+)
+def test_older_families_come_back(folder, architecture, config, names):
+    _rewrite(folder, architecture, _SIZES | config, names)
+    model = _load(folder)
+    assert model.architecture == architecture
+    for path, values in random_leaves(architecture, seed=0):
+        leaf = model.weights
+        for key in path.split("/"):
+            leaf = leaf[key]
+        np.testing.assert_array_equal(leaf, values)
+
+
 def test_older_spellings_of_rotation_and_pattern(folder):
     _edit(
         folder,
@@ -170,6 +230,10 @@ def test_sha256_follows_the_weights_and_not_the_dtype(folder):
         ({"hidden_size": "absent"}, "'hidden_size' is missing"),
         ({"use_bidirectional_attention": True}, "embedding model"),
         ({"tie_word_embeddings": False}, "output head"),
+        ({"attention_bias": True}, "biases"),
+        ({"hidden_activation": "silu"}, "hidden_activation is 'silu'; expected gelu_pytorch_tanh"),
+        ({"model_type": "gemma4_text"}, "hidden_size_per_layer_input is 256.*expected a dense"),
+        ({"model_type": "gemma4_text", "num_kv_shared_layers": 2}, "share keys and values"),
         ({"layer_types": ["full_attention"] + ["sliding_attention"] * 2}, "not evenly spaced"),
         ({"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "'yarn'"),
         ({"num_hidden_layers": 4, "layer_types": "absent"}, r"'layers\.3\..*' is missing"),

@@ -30,6 +30,13 @@ GEMMA3_27B = Architecture(
     query_scale=168**-0.5,
     rope_global_scaling=8.0,
 )
+OLD = dataclasses.replace(TINY, query_key_norm=False)
+GEMMA = dataclasses.replace(
+    OLD, family="gemma", global_every=1, rope_global=1e4, post_norms=False, window=4096
+)
+GEMMA2 = dataclasses.replace(
+    OLD, family="gemma2", global_every=2, attention_soft_cap=50.0, final_soft_cap=30.0
+)
 # Everything KerasHub's constructor cannot say at once: see the bridge's docstring.
 ODD = dataclasses.replace(
     TINY, query_scale=(32 // 2) ** -0.5, num_heads=2, norm_epsilon=1e-3, rope_global=3e5
@@ -55,7 +62,7 @@ def logits_of(backbone, tokens):
     return np.asarray(backbone.token_embedding(hidden, reverse=True))
 
 
-@pytest.mark.parametrize("architecture", [TINY, GEMMA3_270M, GEMMA3_27B])
+@pytest.mark.parametrize("architecture", [TINY, GEMMA3_270M, GEMMA3_27B, GEMMA, GEMMA2])
 @pytest.mark.parametrize("targets", [(), ("query", "value"), LORA_TARGETS])
 def test_our_tree_is_exactly_kerashubs_variables(architecture, targets):
     expected = leaf_shapes(architecture)
@@ -65,7 +72,7 @@ def test_our_tree_is_exactly_kerashubs_variables(architecture, targets):
     assert found == expected
 
 
-@pytest.mark.parametrize("architecture", [TINY, ODD])
+@pytest.mark.parametrize("architecture", [TINY, ODD, GEMMA, GEMMA2])
 def test_weights_and_numbers_come_back(architecture):
     weights = place(random_leaves(architecture, seed=0), architecture, dtype="float32")
     found, values = keras_bridge.from_keras_hub(keras_bridge.to_keras_hub(architecture, weights))
@@ -104,6 +111,8 @@ def test_kerashub_does_not_take_our_arrays(tree, adapters):
 
 def test_what_cannot_be_said_in_kerashub_is_refused(tree, adapters):
     with pytest.raises(ModelError, match="no bridge"):
+        keras_bridge.to_keras_hub(dataclasses.replace(TINY, family="gemma4"), tree)
+    with pytest.raises(ModelError, match="query_key_norm is True"):
         keras_bridge.to_keras_hub(dataclasses.replace(TINY, family="gemma2"), tree)
     with pytest.raises(ModelError, match=r"query_scale is 0\.5"):
         keras_bridge.to_keras_hub(dataclasses.replace(TINY, query_scale=0.5), tree)

@@ -71,9 +71,23 @@ def test_a_damaged_keras_folder_ends_with_one_line(saved_preset, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["gemma-2b", "gemma_2b_en", "gemma2_2b_en"])
-def test_older_families_are_known_and_told_to_wait(tmp_path, name):
-    with pytest.raises(ModelError, match=f"'{name}' is KerasHub's gemma.*only Gemma 3"):
+@pytest.mark.parametrize(
+    ("name", "handle"),
+    [
+        ("gemma-2b", "keras/gemma/keras/gemma_2b_en"),
+        ("gemma_2b_en", "keras/gemma/keras/gemma_2b_en"),
+        ("gemma2_9b_en", "keras/gemma2/keras/gemma2_9b_en"),
+        ("gemma-2-27b", "keras/gemma2/keras/gemma2_27b_en"),
+        ("gemma3_27b", "keras/gemma3/keras/gemma3_27b"),
+        ("gemma4_31b", "keras/gemma4/keras/gemma4_31b"),
+    ],
+)
+def test_every_family_is_asked_for_by_its_name(tmp_path, monkeypatch, name, handle):
+    def refused(asked, path):
+        raise PermissionError(f"not allowed: {asked}")
+
+    monkeypatch.setattr(kagglehub, "model_download", refused)
+    with pytest.raises(ModelError, match=f"not allowed: {handle}"):
         _load(name, tmp_path)
 
 
