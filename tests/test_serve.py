@@ -112,7 +112,7 @@ def server(tmp_path: Path) -> Iterator[Any]:
 def test_a_process_from_start_to_sigterm(server: Any, tmp_path: Path) -> None:
     process, url = server
     assert httpx.get(f"{url}health").status_code == 200
-    deadline_s = time.monotonic() + 200
+    deadline_s = time.monotonic() + 280
     while httpx.get(f"{url}ready").status_code != 200:
         assert time.monotonic() < deadline_s
         assert process.poll() is None

@@ -178,8 +178,7 @@ class Desk:
         while not self._is_stopped:
             self.turn(_IDLE_S)
         for ticket in {ticket for ticket, _ in self._going.values()}:
-            gone = Refusal(503, "the server has shut down", "draining")
-            self._give_up(ticket, "cancelled", gone)
+            self._give_up(ticket, "cancelled", _shut_down())
         for _ in range(_LAST_TURNS):
             self.turn()
 
@@ -207,6 +206,8 @@ class Desk:
 
     def _begin(self, ticket: Ticket) -> None:
         lane = self._lane_of[ticket.arm]
+        if self._is_stopped:
+            ticket.refusal, ticket.ended = _shut_down(), "cancelled"
         for index, query in enumerate(ticket.queries):
             if ticket.refusal is not None:
                 self._free(lane)
@@ -352,6 +353,10 @@ class _OpenLane:
     num_going: int = 0
     num_failures: int = 0
     is_broken: bool = False
+
+
+def _shut_down() -> Refusal:
+    return Refusal(503, "the server has shut down", "draining")
 
 
 def _refused(query: Query, error: UserError) -> Refusal:

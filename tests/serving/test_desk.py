@@ -173,6 +173,17 @@ def test_stopping_ends_everything() -> None:
     assert bench.desk.is_idle
 
 
+def test_what_came_just_before_the_stop_is_told_as_well() -> None:
+    bench = Bench()
+    ticket = bench.ask("x", count=2)
+    bench.desk.stop()
+    bench.desk.run()
+    assert (ticket.ended, ticket.refusal.status) == ("cancelled", 503)
+    assert bench.ends == ["x"]
+    assert bench.desk.is_idle
+    assert bench.fake.queries == []
+
+
 def test_before_it_is_open_nothing_is_taken() -> None:
     desk = Desk(max_waiting=1, deadline_s=1)
     with pytest.raises(Refusal) as caught:
