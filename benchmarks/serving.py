@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import statistics
 import subprocess
@@ -150,7 +151,7 @@ def serving(model: str, folder: Path, *options: str) -> Iterator[Server]:
     assert process.stdout is not None
     try:
         url = process.stdout.readline().partition(": ")[2].strip()
-        while not url or httpx.get(f"{url}ready").status_code != 200:
+        while not url or httpx.get(f"{url}ready", timeout=60).status_code != 200:
             if process.poll() is not None or time.perf_counter() - started > _READY_TIMEOUT_S:
                 raise SystemExit(f"error: no server: {(folder / 'errors.txt').read_text()[-500:]}")
             time.sleep(0.25)
@@ -228,7 +229,7 @@ def measure_soak(folder: Path) -> Soak:
         outcomes = asyncio.run(run_soak(server.url, plan, most_at_once=at_once, on_ended=on_ended))
         seconds = time.perf_counter() - started
         time.sleep(2)  # those who left
-        figures = httpx.get(f"{server.url}metrics").text.splitlines()
+        figures = httpx.get(f"{server.url}metrics", timeout=60).text.splitlines()
         idle = {"coderllm_num_requests_running 0.0", "coderllm_num_requests_waiting 0.0"}
         lines = len(server.log.read_text().splitlines())
         memory[len(plan)] = server.memory_bytes
@@ -337,6 +338,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     if unknown := set(_PARTS.value) - {"throughput", "soak"}:
         raise app.UsageError(f"--parts names {min(unknown)!r}; expected throughput, soak")
+    for name in ("httpx", "httpx2", "openai"):  # a line a request
+        logging.getLogger(name).setLevel(logging.WARNING)
     started, load_before = time.perf_counter(), os.getloadavg()
     throughput = soak = None
     with tempfile.TemporaryDirectory() as name:
