@@ -4,7 +4,7 @@
     loss_rise           how far the loss has risen above its lowest level, as a part of that level,
                         at the least: less what noise may have done
     overfitting         how far the evaluation loss has risen above its best, as a part of it,
-                        while the training loss went on falling
+                        while the training loss did not rise with it
     plateau_fraction    the part of the run, in evaluations, since five of them together were better
                         than any five before by more than 0.5 %; 0 before there are eight
     data_wait_fraction  the part of recent steps' time that was spent waiting for batches
@@ -30,6 +30,9 @@ _LOWEST_EVERY = 10
 # The lowest of thousands of medians lies some of their spreads too low by chance alone, and the
 # highest too high: a rise counts from this many on (a median of n spreads by 1.25 sd / sqrt(n)).
 _SPREADS = 8.0
+# Once it has risen by a tenth for sure, it is as high as it looks until it is back within these.
+_RISEN = 0.1
+_BACK_SPREADS = 3.0
 _NOISE_ROWS = 100.0
 _LEAST_PLATEAU = 8
 _SMOOTHED = 5
@@ -45,6 +48,7 @@ class RunHealth:
         self._losses: deque[float] = deque(maxlen=_LOWEST_ROWS)
         self._num_losses = 0
         self._mean_change: float | None = None
+        self._has_risen = False
         self._lowest_level: float | None = None
         self._rows_since_not_finite: int | None = None
         self._is_not_finite_unseen = False
@@ -136,22 +140,32 @@ class RunHealth:
         without = len(self._evaluations) - self._last_gain
         return without / len(self._evaluations) if without >= _LEAST_PLATEAU else 0.0
 
+    def _spread(self) -> float:
+        """Of the difference between the loss now and its lowest level, by noise alone."""
+        # Neighbours differ by 2 sd / sqrt(pi) in the mean, and a slow trend leaves that alone.
+        noise = (self._mean_change or 0.0) * math.sqrt(math.pi) / 2
+        return 1.25 * noise * math.sqrt(1 / _LEVEL_ROWS + 1 / _LOWEST_ROWS)
+
     def _loss_rise(self) -> float | None:
         level = self._level()
-        if self._lowest_level is None or level is None or self._mean_change is None:
+        if self._lowest_level is None or level is None:
             return None
-        rise = level - self._lowest_level
-        # Neighbours differ by 2 sd / sqrt(pi) in the mean, and a slow trend leaves that alone.
-        noise = self._mean_change * math.sqrt(math.pi) / 2
-        spread = 1.25 * noise * math.sqrt(1 / _LEVEL_ROWS + 1 / _LOWEST_ROWS)
-        return max(0.0, rise - _SPREADS * spread) / max(abs(self._lowest_level), 1e-12)
+        rise, spread = level - self._lowest_level, self._spread()
+        scale = max(abs(self._lowest_level), 1e-12)
+        if self._has_risen and rise > _BACK_SPREADS * spread:
+            return rise / scale
+        surely = max(0.0, rise - _SPREADS * spread) / scale
+        self._has_risen = surely > _RISEN
+        return surely
 
     def _overfitting(self) -> float | None:
         if self.best is None or len(self._evaluations) < 3:
             return None
         level = self._level()
-        if level is None or self._level_at_best is None or level >= self._level_at_best:
+        if level is None or self._level_at_best is None:
             return 0.0
+        if level > self._level_at_best + _BACK_SPREADS * self._spread():
+            return 0.0  # both rise: that is divergence
         # Two in a row: one bad evaluation is chance.
         rise = min(self._evaluations[-2:]) - self.best[1]
         return max(0.0, rise / max(abs(self.best[1]), 1e-12))
