@@ -74,6 +74,10 @@ def _fetch_preset(preset: str, handle: str) -> Path:
         import kagglehub
 
         config = Path(kagglehub.model_download(path, keras_folder.CONFIG))
+        described = huggingface.read_config(config.parent)
+        if keras_folder.is_keras(described):
+            # What we cannot run is said before gigabytes are fetched.
+            keras_folder.architecture_of(described, folder=config.parent)
         for name in (keras_folder.TOKENIZER, keras_folder.WEIGHTS):
             try:
                 kagglehub.model_download(path, name)
@@ -119,9 +123,10 @@ def open_folder(folder: Path) -> OpenedModel:
         return _open_huggingface(folder, config)
     if keras_folder.is_keras(config):
         return _open_keras(folder, config)
+    classes = ", ".join(sorted(set(keras_bridge.BACKBONES.values())))
     raise ModelError(
-        f"{folder}: config.json has neither model_type nor class_name 'Gemma3Backbone' or "
-        "'GemmaBackbone'; expected a Hugging Face or Keras folder of a Gemma"
+        f"{folder}: config.json has neither model_type nor class_name ({classes}); "
+        "expected a Hugging Face or Keras folder of a Gemma"
     )
 
 

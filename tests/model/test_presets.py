@@ -91,6 +91,24 @@ def test_every_family_is_asked_for_by_its_name(tmp_path, monkeypatch, name, hand
         _load(name, tmp_path)
 
 
+def test_a_model_that_cannot_run_is_not_fetched(tmp_path, monkeypatch):
+    sizes = {"num_layers": 35, "vocabulary_size": 512, "hidden_dim": 32, "intermediate_dim": 64}
+    heads = {"num_query_heads": 4, "num_key_value_heads": 1, "head_dim": 8, "global_head_dim": 16}
+    values = sizes | heads | {"num_kv_shared_layers": 20}
+    config = {"class_name": "Gemma4Backbone", "config": values}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    asked = []
+
+    def download(handle, path):
+        asked.append(path)
+        return str(tmp_path / path)
+
+    monkeypatch.setattr(kagglehub, "model_download", download)
+    with pytest.raises(ModelError, match="layers that share keys and values.*expected a dense one"):
+        _load("gemma4_2b", tmp_path)
+    assert asked == ["config.json"]
+
+
 @pytest.mark.parametrize(
     ("name", "meant"),
     [("gemma3-270m", "gemma3_270m"), ("gema3_1b", "gemma3_1b"), ("tinny", "tiny")],
