@@ -57,7 +57,7 @@ function card(store, run) {
     h("p", {class: "muted sub"}, [run.model, run.folder].filter(Boolean).join(" · ")),
     progress(run, store.now),
     loss ? chart("loss", {
-      title: "Loss", along: "step", version: version(store, run.id), write: writer(loss), size: "is-small",
+      empty: store.series.has(run.id) ? "" : "reading …", title: "Loss", along: "step", version: version(store, run.id), write: writer(loss), size: "is-small",
       smoothing: 0.8,
       lines: [line(store, run.id, loss, {label: "training"}),
         evaluation && line(store, run.id, evaluation, {label: "evaluation", color: "series-1", isDotted: true}),
@@ -117,7 +117,7 @@ export function machinePart(store, machine) {
         h("div", {class: "gauge-words"}, h("span", null, "Accelerator"), h("span", {class: "not-exposed"}, "not exposed")))),
     machine.accelerators.length ? h("div", {class: "chip-grid"}, machine.accelerators.map(accelerator)) : null,
     shown.length ? chart("machine", {
-      title: "Use over time", along: "time", version: version(store, "machine"), size: "is-small", fromZero: true,
+      empty: store.series.has("machine") ? "" : "reading …", title: "Use over time", along: "time", version: version(store, "machine"), size: "is-small", fromZero: true,
       write: (value) => percent(value),
       lines: shown.map((name, i) => line(store, "machine", name, {label: title(name).toLowerCase(), color: `series-${i}`, along: "time"})),
     }) : null,

@@ -7,6 +7,7 @@ import {section} from "./parts.js";
 export const points = 100;
 export const want = () => ({});
 
+const MOST_VERSIONS = 8;
 const WIDTH = 420;
 const HEIGHT = 150;
 const EDGE = {left: 46, right: 14, top: 12, bottom: 22};
@@ -18,22 +19,42 @@ export function view(store) {
       h("p", {class: "muted"}, "Scores appear here when ", h("code", null, "python -m coderllm_jax.evaluate"),
         " has written its results."))];
   }
+  // The newest first: what was evaluated last is what is asked about.
+  const newest = [...versions].reverse().slice(0, MOST_VERSIONS);
   return [
-    section("Scores over versions", h("div", {class: "charts"}, names.map((name) => plot(name, versions)))),
     section("Versions", h("div", {class: "wide"}, h("table", null,
-      h("thead", null, h("tr", null, h("th", {key: "v"}, "Version"), h("th", {key: "t"}, "Evaluated"),
-        h("th", {key: "m"}, "Model"), names.map((name) => h("th", {key: name, class: "number"}, spoken(name))))),
-      h("tbody", null, [...versions].reverse().map((version) => h("tr", {key: version.id},
-        h("th", {title: version.path}, version.name), h("td", null, clock(version.time)), h("td", null, version.model),
-        names.map((name) => h("td", {key: name, class: "number"}, cell(scoreOf(version, name)))))))))),
+      h("thead", null, h("tr", null, ["Version", "Evaluated", "Model"].map((name) => h("th", {key: name}, name)))),
+      h("tbody", null, newest.map((version) => h("tr", {key: version.id},
+        h("th", {title: version.path}, version.name), h("td", null, clock(version.time)), h("td", null, version.model))))))),
+    grouped(names).map(([group, members]) => section(spoken(group) || "Scores",
+      versions.length > 1 ? h("div", {class: "charts"}, members.map((name) => plot(name, group, versions))) : null,
+      h("div", {class: "wide"}, h("table", null,
+        h("thead", null, h("tr", null, h("th", {key: ""}, "Figure"),
+          newest.map((version) => h("th", {key: version.id, class: "number"}, version.name)))),
+        h("tbody", null, members.map((name) => h("tr", {key: name}, h("th", null, within(name, group)),
+          newest.map((version) => h("td", {key: version.id, class: "number"}, cell(scoreOf(version, name)))))))))))
   ];
 }
 
+// qa_accuracy/seen/bleu belongs to qa_accuracy/seen.
+function grouped(names) {
+  const groups = new Map();
+  for (const name of names) {
+    const group = /^(.*)[/.][^/.]*$/.exec(name)?.[1] || "";
+    if (!groups.has(group)) groups.set(group, []);
+    groups.get(group).push(name);
+  }
+  return [...groups];
+}
+
+const within = (name, group) => spoken(group ? name.slice(group.length + 1) : name);
+
 const scoreOf = (version, name) => version.scores.find((score) => score.name === name);
-const spoken = (name) => name.split(".").map((part) => part.replaceAll("_", " ")).join(" · ");
+const spoken = (name) => name.split(/[/.]/).map((part) => part.replaceAll("_", " ")).join(" · ");
 
 function write(score, value) {
-  const isShare = !/_s$|seconds|perplexity|tokens/.test(score.name) && value >= 0 && value <= 1;
+  const isShare = /pass@|f1|precision|recall|accuracy|rouge|rate|parses|runs|share|fraction/.test(score.name)
+    && !/perplexity|(^|[/_.])m?s([/_.]|$)/.test(score.name) && value >= 0 && value <= 1;
   return isShare ? percent(value, 1) : figure(value, 3);
 }
 
@@ -44,7 +65,7 @@ function cell(score) {
   return [h("b", {key: "b"}, write(score, score.value)), bounds];
 }
 
-function plot(name, versions) {
+function plot(name, group, versions) {
   const known = versions.map((version, i) => ({i, version, score: scoreOf(version, name)})).filter((each) => each.score);
   const values = known.flatMap(({score}) => [score.value, score.low ?? score.value, score.high ?? score.value]);
   let [low, high] = [Math.min(...values), Math.max(...values)];
@@ -57,7 +78,7 @@ function plot(name, versions) {
   const change = newest && before ? newest.score.value - before.score.value : 0;
   const isBetter = newest?.score.lower_is_better ? change < 0 : change > 0;
   return h("figure", {class: "chart", key: name},
-    h("div", {class: "chart-head"}, h("b", null, spoken(name)), h("span", {class: "legend"},
+    h("div", {class: "chart-head"}, h("b", null, within(name, group)), h("span", {class: "legend"},
       newest ? h("b", null, write(newest.score, newest.score.value)) : UNKNOWN,
       change ? h("span", {class: isBetter ? "good" : "bad"}, `${change > 0 ? "+" : "−"}${write(newest.score, Math.abs(change))}`) : null,
       h("span", null, newest?.score.lower_is_better ? "lower is better" : ""))),

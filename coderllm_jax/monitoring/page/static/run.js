@@ -8,7 +8,8 @@ import {Zoom} from "./chart.js";
 
 export const points = 1500;
 
-const FIRST = ["learning_rate", "grad_norm", "tokens_per_s", "data_wait_s", "step_time_s", "mfu"];
+const FIRST = ["learning_rate", "grad_norm", "tokens_per_s", "data_wait_s", "step_time_s", "mfu", "perplexity",
+  "token_accuracy", "memory_bytes"];
 // How charts are looked at outlives the look at one run.
 const look = {along: "step", isLog: false, smoothing: 0.6};
 let zoom = new Zoom();

@@ -67,7 +67,10 @@ export function between(low, high) {
 }
 
 export function ago(time, now) {
-  return isNumber(time) ? `${duration(Math.max(0, Math.round(now - time)))} ago` : UNKNOWN;
+  if (!isNumber(time)) return UNKNOWN;
+  const seconds = Math.max(0, Math.round(now - time));
+  const isHours = seconds >= 7200 && seconds < 48 * 3600;
+  return `${isHours ? `${Math.round(seconds / 3600)} h` : duration(seconds)} ago`;
 }
 
 export function clock(time) {
