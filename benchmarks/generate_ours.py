@@ -34,14 +34,20 @@ def load(job: Job, prompts: Prompts) -> Loaded:
         cache_dir=cache_dir,
     )
     model.tokenizer.end_of_turn_id = model.tokenizer.eos_id = -1
-    traces: list[tuple[int, ...]] = []
-    run_blocks = program.run_blocks
+    compiled: list[Any] = []
+    used: set[Any] = set()
+    run_blocks, prefill = program.run_blocks, program.prefill
 
-    def counted(weights: Any, ids_BL: Any, *arguments: Any, **options: Any) -> Any:
-        traces.append(ids_BL.shape)
+    def traced(weights: Any, ids_BL: Any, *arguments: Any, **options: Any) -> Any:
+        compiled.append(ids_BL.shape)
         return run_blocks(weights, ids_BL, *arguments, **options)
 
-    program.run_blocks = counted
+    def called(weights: Any, before: Any, piece: Any, **options: Any) -> Any:
+        # A prompt's first piece has nothing before it, which is another program.
+        used.add((piece.ids.shape, before is None))
+        return prefill(weights, before, piece, **options)
+
+    program.run_blocks, program.prefill = traced, called
     engine = Engine(
         model.architecture,
         model.tokenizer,
@@ -57,7 +63,11 @@ def load(job: Job, prompts: Prompts) -> Loaded:
         requests = [Request(str(i), prompt, num_new) for i, prompt in enumerate(prompts)]
         return [completion.ids for completion in engine.generate(requests)]
 
-    return Loaded(generate, lambda: {**engine.setting, "compiled_shapes": traces})
+    def describe() -> dict[str, Any]:
+        programs = {"num_compiled": len(compiled), "num_used": len(used) + 1}  # and decoding's
+        return {**engine.setting, **programs}
+
+    return Loaded(generate, describe)
 
 
 if __name__ == "__main__":
