@@ -81,7 +81,7 @@ export function view(store, {id}, rerender) {
         others.map((name) => chart(name, {...common, title: title(name), write: writer(name),
           smoothing: name === "learning_rate" ? 0 : look.smoothing,
           lines: [line(store, id, name, {color: "series-0", along: look.along, from: run.started})]})))),
-    run.samples.length ? section("Samples", h("div", {class: "samples"}, run.samples.map(sample))) : null,
+    run.samples.length ? section("Samples", h("div", {class: "samples"}, [...run.samples].reverse().map(sample))) : null,
   ].filter(Boolean);
 }
 
