@@ -6,11 +6,11 @@ compiled block serves all of them and a sharding rule is written once:
     embedding            [V, D]
     final_norm           [D]
     blocks
-      pre_attention_norm [N, D]         query_norm, key_norm       [N, K]      (Gemma 3)
+      pre_attention_norm [N, D]         query_norm, key_norm       [N, K]      (Gemma 3, 4)
       query              [N, H, D, K]   key, value                 [N, G, D, K]
-      attention_output   [N, H, K, D]   post_attention_norm        [N, D]      (Gemma 2, 3)
+      attention_output   [N, H, K, D]   post_attention_norm        [N, D]      (from Gemma 2 on)
       pre_ffw_norm       [N, D]         ffw_gating, ffw_gating_2   [N, D, F]
-      ffw_linear         [N, F, D]      post_ffw_norm              [N, D]      (Gemma 2, 3)
+      ffw_linear         [N, F, D]      post_ffw_norm              [N, D]      (from Gemma 2 on)
 
 G counts key-value heads; every other letter is in `records`. Norm scales are Gemma 1 to 3's: the
 layer multiplies by (1 + scale).

@@ -229,7 +229,7 @@ def architecture_of(config: dict[str, Any], *, vocabulary: int, folder: Path) ->
     for key in (*_WHOLE, *_REAL):
         _check_number(key, text.get(key), folder=folder)
     try:
-        local, wide = _rope(text, layered=kind.layered)
+        local, wide = _rope(text, kind)
         local_key = "rope_local_base_freq" if kind.layered else "rope_theta"
         for key in ("rope_theta", "factor", "partial_rotary_factor"):
             _check_number(key, local.get(key), folder=folder)
@@ -271,7 +271,8 @@ def _fourth(text: dict[str, Any], wide: dict[str, Any], *, folder: Path) -> dict
     """The numbers that only Gemma 4 has."""
     check_dense(text, where=str(folder))
     shares = bool(text.get("attention_k_eq_v"))
-    head_size, kv_heads = text["global_head_dim"], text.get("num_global_key_value_heads")
+    head_size = text["global_head_dim"]
+    kv_heads = text.get("num_global_key_value_heads") if shares else None
     if by_layer := text.get("per_layer_config"):  # how transformers 5 writes the two down
         first = next(iter(by_layer.values()))
         layers = [i for i, kind in enumerate(text["layer_types"]) if kind == "full_attention"]
@@ -286,7 +287,7 @@ def _fourth(text: dict[str, Any], wide: dict[str, Any], *, folder: Path) -> dict
         _check_number("num_key_value_heads", kv_heads, folder=folder)
     return {
         "global_head_size": None if head_size == text["head_dim"] else head_size,
-        "global_kv_heads": kv_heads if shares else None,
+        "global_kv_heads": kv_heads,
         "keys_are_values": shares,
         "value_norm": True,
         "layer_scale": True,
@@ -359,20 +360,21 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     )
 
 
-def _rope(text: dict[str, Any], *, layered: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+def _rope(text: dict[str, Any], kind: _Kind) -> tuple[dict[str, Any], dict[str, Any]]:
     """Rotary settings of local and global layers, from either of the two spellings in use."""
     named = text.get("rope_parameters") or {}
-    if layered:
+    if kind.layered:
         local, wide = named.get("sliding_attention") or {}, named.get("full_attention") or {}
     else:
         local = wide = named
     if not wide:
         wide = text.get("rope_scaling") or {}
-        local = local if layered else wide
+        local = local if kind.layered else wide
     for settings in (local, wide):
-        kind = settings.get("rope_type", settings.get("type", "default"))
-        if kind not in ("default", "linear", "proportional"):
-            raise ModelError(f"rotary scaling '{kind}' is not Gemma's; expected linear")
+        scaling = settings.get("rope_type", settings.get("type", "default"))
+        is_fourths = scaling == "proportional" and kind.family == "gemma4" and settings is wide
+        if scaling not in ("default", "linear") and not is_fourths:
+            raise ModelError(f"rotary scaling '{scaling}' is not Gemma's; expected linear")
     return local, wide
 
 

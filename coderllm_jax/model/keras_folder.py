@@ -152,6 +152,8 @@ def architecture_of(config: Mapping[str, Any], *, folder: Path) -> Architecture:
 def _fourth(values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     """The numbers that only Gemma 4 has."""
     check_dense(values, where=where)
+    if not values.get("use_sliding_window_attention", True):
+        raise ModelError(f"{where}: this Gemma 4 has no windows; expected local layers to have one")
 
     def whole(key: str) -> int | None:
         return whole_number(values, key, where=where) if values.get(key) is not None else None

@@ -236,6 +236,7 @@ def test_sha256_follows_the_weights_and_not_the_dtype(folder):
         ({"model_type": "gemma4_text", "num_kv_shared_layers": 2}, "share keys and values"),
         ({"layer_types": ["full_attention"] + ["sliding_attention"] * 2}, "not evenly spaced"),
         ({"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "'yarn'"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "proportional"}}}, "'proportional'"),
         ({"num_hidden_layers": 4, "layer_types": "absent"}, r"'layers\.3\..*' is missing"),
     ],
 )
