@@ -39,6 +39,7 @@ _MALFORMED: Sequence[Mapping[str, Any]] = (
 )
 # Longer than any request of the soak can take on a machine that is not stuck.
 _TIMEOUT_S = 300.0
+_MOST_CUT = 2
 _LIMITS = Limits(
     default_tokens=16, default_temperature=0.0, max_choices=8, max_characters=1_000_000
 )
@@ -147,10 +148,15 @@ def find_wrong(
 
 
 async def _send(client: openai.AsyncOpenAI, planned: Planned) -> Outcome:
-    num_turned_away = 0
+    num_turned_away = num_cut = 0
     while True:
         try:
             texts = await _ask(client, planned)
+        except openai.APIConnectionError:
+            # An idle connection that the server was closing; the client's own retries do the same.
+            num_cut += 1
+            if num_cut > _MOST_CUT:
+                raise
         except openai.RateLimitError as error:
             num_turned_away += 1
             # Told in whole seconds; a soak of tiny answers would do nothing but wait.
