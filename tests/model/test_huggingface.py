@@ -12,6 +12,7 @@ import safetensors.numpy
 
 from coderllm_jax.data.tokenizer import build_sentencepiece
 from coderllm_jax.errors import ModelError
+from coderllm_jax.model import huggingface
 from coderllm_jax.model.architecture import TINY
 from coderllm_jax.model.load import load_model
 from coderllm_jax.model.tiny import random_leaves
@@ -191,6 +192,62 @@ def test_older_families_come_back(folder, architecture, config, names):
         for key in path.split("/"):
             leaf = leaf[key]
         np.testing.assert_array_equal(leaf, values)
+
+
+GEMMA4 = dataclasses.replace(
+    TINY,
+    family="gemma4",
+    query_scale=1.0,
+    global_head_size=16,
+    global_kv_heads=1,
+    keys_are_values=True,
+    value_norm=True,
+    layer_scale=True,
+    rope_global_fraction=0.25,
+)
+_GEMMA4 = _SIZES | {
+    "model_type": "gemma4_text",
+    "hidden_size_per_layer_input": 0,
+    "sliding_window": 16,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+    "attention_k_eq_v": True,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        {"global_head_dim": 16, "num_global_key_value_heads": 1},
+        {"per_layer_config": {"2": {"head_dim": 16, "num_key_value_heads": 1}}},
+    ],
+)
+def test_gemma4s_numbers_in_both_spellings(tmp_path, spelling):
+    def read(config):
+        return huggingface.architecture_of(config, vocabulary=512, folder=tmp_path)
+
+    config = _GEMMA4 | spelling
+    assert read(config) == GEMMA4
+    whole = {"model_type": "gemma4", "text_config": config, "vision_config": {}}
+    assert read(whole) == GEMMA4
+    looking_back = config | {"use_bidirectional_attention": "vision"}
+    assert read(looking_back) == GEMMA4
+
+
+@pytest.mark.parametrize(
+    "by_layer",
+    [
+        {"1": {"head_dim": 16}},
+        {"2": {"head_dim": 16, "sliding_window": 4}},
+        {"1": {"head_dim": 8}, "2": {"head_dim": 16}},
+    ],
+)
+def test_layers_that_differ_otherwise_are_refused(tmp_path, by_layer):
+    config = _GEMMA4 | {"per_layer_config": by_layer}
+    with pytest.raises(ModelError, match="differ in other ways"):
+        huggingface.architecture_of(config, vocabulary=512, folder=tmp_path)
 
 
 def test_older_spellings_of_rotation_and_pattern(folder):
