@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,7 +14,10 @@ import pytest
 
 from coderllm_jax.generation.answering import answer_all
 from coderllm_jax.generation.endpoint import Endpoint
-from coderllm_jax.records import GREEDY, Query, Sampling, Turn
+from coderllm_jax.records import GREEDY, Delta, Query, Sampling, Turn
+from coderllm_jax.serving import service as service_module
+from coderllm_jax.serving.tickets import Lane
+from tests.fakes import FakeAnswerer, FakeClock, Reply
 from tests.serving.running import reference, running
 from tests.web.served import wait_until
 
@@ -386,6 +390,32 @@ def test_a_stream_past_its_deadline_ends_with_an_error() -> None:
         )
         with pytest.raises(openai.APIError, match="no whole answer within"):
             list(stream)
+
+
+def test_an_engine_that_is_stuck_keeps_no_client(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The desk's thread is in native code for ever: the event loop ends what is late by itself."""
+    monkeypatch.setattr(service_module, "_DEADLINE_GRACE_S", 0.1)
+    free = threading.Event()
+
+    class Stuck(FakeAnswerer):
+        def poll(self, timeout_s: float = 0.0) -> list[Delta]:
+            free.wait(60)
+            return super().poll(timeout_s)
+
+    fake = Stuck(FakeClock(), Reply(), poll_s=0.1)
+    with running(Lane({"base": fake}, fake, 1), folder=tmp_path, deadline_s=0.1, stall_s=0.1) as up:
+        assert httpx.get(f"{up.url}health").status_code == 200
+        with pytest.raises(openai.InternalServerError) as caught:
+            up.client().chat.completions.create(model="base", messages=said("What?"))
+        assert caught.value.status_code == 504
+        assert httpx.get(f"{up.url}health").status_code == 503
+        free.set()
+        wait_until(lambda: up.service.desk.is_idle)
+        wait_until(lambda: httpx.get(f"{up.url}health").status_code == 200)
+    assert up.log is not None
+    assert [json.loads(row)["status"] for row in up.log.read_text().splitlines()] == [504]
 
 
 def test_while_loading_and_draining() -> None:
