@@ -313,8 +313,8 @@ class TrainingConfig(Config):
             )
         if self.lora.base != "float" and self.step.scan_blocks == "off":
             raise ConfigError(
-                f"lora.base is {self.lora.base} and step.scan_blocks is off; unrolled blocks may make "
-                "every kernel whole at once: set step.scan_blocks=on or lora.base=float"
+                f"lora.base is {self.lora.base} and step.scan_blocks is off; unrolled blocks may "
+                "make every kernel whole at once: set step.scan_blocks=on or lora.base=float"
             )
         if not self.workdir:
             raise ConfigError("workdir is empty; name the run's folder")

@@ -36,6 +36,14 @@ PRODUCTS = {
 }
 
 
+def is_kernel(path: str) -> bool:
+    """Whether a leaf is one of the products' kernels: `blocks/query`, `query`.
+
+    So is `global_query`, where a family's global layers have stacks of their own.
+    """
+    return path.removeprefix("blocks/").removeprefix("global_") in PRODUCTS
+
+
 def adapter_shapes(
     architecture: Architecture, *, targets: tuple[str, ...], rank: int
 ) -> dict[str, dict[str, tuple[int, ...]]]:

@@ -10,8 +10,9 @@ with a scale of its own. Two 4-bit codes share a byte, which is the same size on
     W[2i, k], W[2i + 1, k]  =  level(codes[i, k] & 15), level(codes[i, k] >> 4)  ·  scales[.., k]
 
 A product makes the kernel whole for itself and lets go of it; backward makes it again. So what a
-step holds is codes and one layer's kernels, under every `remat`, where blocks are scanned. Unrolled,
-XLA's CPU backend makes every kernel at once, whatever barrier lies between: hence no training so.
+step holds is codes and one layer's kernels, under every `remat`, where blocks are scanned. Where
+they are unrolled, XLA's CPU backend makes every kernel at once, whatever barrier lies between:
+training refuses that; generation, which unrolls, holds float kernels for the time of a token.
 
 Weight-only: activations are never rounded. The embedding stays as it is, as in QLoRA: it is looked
 up and it is the head, whose rounding changes every logit.

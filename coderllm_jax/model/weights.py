@@ -36,7 +36,7 @@ from jax.sharding import PartitionSpec as P
 from coderllm_jax.data.tokenizer import Tokenizer
 from coderllm_jax.errors import ModelError
 from coderllm_jax.model.architecture import Architecture
-from coderllm_jax.model.lora import PRODUCTS
+from coderllm_jax.model.lora import is_kernel
 from coderllm_jax.model.quantization import Base, Quantized, quantize
 
 Dtype = Literal["float32", "bfloat16"]
@@ -120,7 +120,7 @@ def place(
         if leaf.shape != expected[path]:
             raise ModelError(f"weight '{path}' is {leaf.shape}; expected {expected[path]}")
         where = sharding(path, leaf.shape) if sharding else None
-        if base != "float" and path.removeprefix("blocks/") in PRODUCTS:
+        if base != "float" and is_kernel(path):
             placed[path] = _fill_quantized(path, leaf, leaf_dtype(path, dtype), base, sharding)
         else:
             placed[path] = _fill(leaf, leaf_dtype(path, dtype), where)

@@ -18,7 +18,7 @@ import jax
 
 from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.model.forward import Attention
-from coderllm_jax.model.lora import PRODUCTS, adapter_shapes
+from coderllm_jax.model.lora import adapter_shapes, is_kernel
 from coderllm_jax.model.precision import Precision
 from coderllm_jax.model.quantization import Base, quantized_bytes
 
@@ -71,7 +71,7 @@ def _frozen_bytes(architecture: Architecture, work: Work) -> float:
     held = sum(map(math.prod, _leaves(shapes))) * itemsize
     if work.base != "float":
         for name, shape in shapes["blocks"].items():
-            if name in PRODUCTS:
+            if is_kernel(name):
                 held += quantized_bytes(shape, work.base) - math.prod(shape) * itemsize
     return held
 

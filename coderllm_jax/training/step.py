@@ -27,7 +27,7 @@ from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.model.forward import Attention, ForwardOptions, Remat, hidden_states
 from coderllm_jax.model.fused_attention import can_fuse, can_launch
 from coderllm_jax.model.load import LoadedModel
-from coderllm_jax.model.lora import PRODUCTS, init_adapters
+from coderllm_jax.model.lora import init_adapters, is_kernel
 from coderllm_jax.model.loss import HeadOptions, LossSums, cross_entropy
 from coderllm_jax.model.precision import Precision, resolve_precision
 from coderllm_jax.model.quantization import Base, Quantized, quantize
@@ -303,7 +303,7 @@ def _format_weights(weights: dict[str, Any], recipe: _Recipe) -> dict[str, Any]:
         if isinstance(leaf, Quantized):
             assert leaf.base == recipe.base, f"{name} is {leaf.base}, not {recipe.base}"
             return leaf
-        if recipe.base != "float" and name.removeprefix("blocks/") in PRODUCTS:
+        if recipe.base != "float" and is_kernel(name):
             return quantize_stack(leaf)
         return leaf.astype(jnp.float32 if "norm" in name else wanted)
 
