@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from coderllm_jax.errors import ModelError
-from coderllm_jax.model.architecture import FAMILIES, Architecture
+from coderllm_jax.model.architecture import FAMILIES, Architecture, Family
 from coderllm_jax.model.plausible import check_architecture, real_number, shown, whole_number
 from coderllm_jax.model.stored_layout import stored_shape, tree_view
 from coderllm_jax.model.weights import LazyLeaf
@@ -39,7 +39,7 @@ _STRING, _ARRAY = 8, 9
 _MAX_METADATA_ITEMS, _MAX_DIMS, _MAX_TENSOR_ITEMS, _MAX_ALIGNMENT = 1 << 24, 4, 1 << 40, 1 << 20
 _MAX_STRING_BYTES = 1 << 24
 
-_UNDERSTOOD = ("gemma", "gemma2", "gemma3")
+_UNDERSTOOD: tuple[Family, ...] = ("gemma", "gemma2", "gemma3")
 # Gemma 1 has no windows and Gemma 2's early files do not name theirs.
 _WINDOW = {"gemma": 4096, "gemma2": 4096}
 
@@ -144,10 +144,11 @@ def open_gguf(path: str | Path) -> GgufFile:
 
 def architecture_of(file: GgufFile) -> Architecture:
     """The numbers of the model in `file`, from its metadata and its embedding's shape."""
-    family = file.metadata.get("general.architecture")
-    if not isinstance(family, str) or family not in _UNDERSTOOD:
+    told = file.metadata.get("general.architecture")
+    family = next((known for known in _UNDERSTOOD if known == told), None)
+    if family is None:
         raise ModelError(
-            f"{file.path}: holds a {shown(family)} model; expected one of {', '.join(_UNDERSTOOD)}"
+            f"{file.path}: holds a {shown(told)} model; expected one of {', '.join(_UNDERSTOOD)}"
         )
     # What llama.cpp takes where a file does not say; early converters said little.
     traits = FAMILIES[family]

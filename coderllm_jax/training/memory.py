@@ -58,7 +58,7 @@ def bytes_with_projections(architecture: Architecture, work: Work) -> float:
     """The most that a step holds on one device with its projections kept, in bytes."""
     weights = sum(map(math.prod, _leaves(architecture.weight_shapes())))
     if work.adapted is None:
-        held = weights * _TRAINED
+        held: float = weights * _TRAINED
     else:
         adapters = adapter_shapes(architecture, targets=work.adapted, rank=work.rank)
         trained = sum(map(math.prod, _leaves(adapters)))
