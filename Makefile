@@ -49,6 +49,13 @@ prove:  ## install everything: peers, benchmarks, killed runs (long)
 	$(python) -m benchmarks.train_step
 	$(python) -m benchmarks.generate --report=benchmarks/generate.md
 	$(python) -m benchmarks.retrieval --report=benchmarks/retrieval.md
+	$(python) -m benchmarks.comparison_simulation --report=benchmarks/comparison_simulation.md
+	$(python) -m benchmarks.serving --report=benchmarks/serving.md
+	$(python) -m benchmarks.monitoring --report=benchmarks/monitoring.md
+	$(python) -m benchmarks.monitoring_day --report=benchmarks/monitoring_day.md
+	$(python) -m benchmarks.quantization --report=benchmarks/quantization.md
+	$(python) -m benchmarks.families --report=benchmarks/families.md
+	$(python) -m benchmarks.export --report=benchmarks/export.md
 	$(python) -m benchmarks.kill_trials --report=benchmarks/kill_trials.md
 
 check:  ## format, lint, types, import contracts
