@@ -38,6 +38,9 @@ from benchmarks.goals import Ratio, ratio_lines
 from benchmarks.measure import run_module
 
 _JSON = flags.DEFINE_string("json", "", "Also write the figures to this file.", allow_override=True)
+_REPORT = flags.DEFINE_string(
+    "report", "", "Also write what is printed to this file, as Markdown.", allow_override=True
+)
 _ARMS = flags.DEFINE_list("arms", [], "Only these arms (default: all).", allow_override=True)
 _WORKLOADS = flags.DEFINE_list(
     "workloads", [], "Only these workloads (default: all).", allow_override=True
@@ -389,16 +392,21 @@ def main(argv: list[str]) -> None:
         "wall_s": time.perf_counter() - started,
     }
     lengths = inputs["lengths"]["sixteen"]
-    print(
-        f"{inputs['model']}; {_TOKENS.value} new tokens; sixteen prompts of {min(lengths)} to "
-        f"{max(lengths)} tokens; {conditions['cores']} cores, load {load_before[0]:.1f} before; "
-        f"{conditions['wall_s'] / 60:.0f} min\n"
-    )
-    for workload, outcome in outcomes.items():
-        print(table(workload, outcome), end="\n\n")
     found = {workload: outcome.found for workload, outcome in outcomes.items()}
-    print(ratio_lines(compare(found)))
-    print("\n".join(remarks(found)))
+    text = "\n".join(
+        [
+            f"{inputs['model']}; {_TOKENS.value} new tokens; sixteen prompts of {min(lengths)} to "
+            f"{max(lengths)} tokens; {conditions['cores']} cores, load {load_before[0]:.1f} before; "
+            f"{conditions['wall_s'] / 60:.0f} min\n",
+            *(f"{table(workload, outcome)}\n" for workload, outcome in outcomes.items()),
+            ratio_lines(compare(found)),
+            *remarks(found),
+        ]
+    )
+    print(text)
+    if _REPORT.value:
+        what = (__doc__ or "").split("\n\n", 1)[0]
+        Path(_REPORT.value).write_text(f"# Generation\n\n{what}\n\n```\n{text}\n```\n")
     if _JSON.value:
         figures = as_json(outcomes, conditions=conditions)
         Path(_JSON.value).write_text(json.dumps(figures, indent=1) + "\n")
