@@ -396,8 +396,8 @@ def main(argv: list[str]) -> None:
     text = "\n".join(
         [
             f"{inputs['model']}; {_TOKENS.value} new tokens; sixteen prompts of {min(lengths)} to "
-            f"{max(lengths)} tokens; {conditions['cores']} cores, load {load_before[0]:.1f} before; "
-            f"{conditions['wall_s'] / 60:.0f} min\n",
+            f"{max(lengths)} tokens; {conditions['cores']} cores, load {load_before[0]:.1f} "
+            f"before; {conditions['wall_s'] / 60:.0f} min\n",
             *(f"{table(workload, outcome)}\n" for workload, outcome in outcomes.items()),
             ratio_lines(compare(found)),
             *remarks(found),
