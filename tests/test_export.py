@@ -6,6 +6,7 @@ fact is tests/export/test_loaders.py (marked `peers`) and benchmarks/export.py.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -271,6 +272,17 @@ def test_an_adapter_s_format_needs_one(adapter, tmp_path):
 
 def test_bytes_for_a_tokenizer_are_not_exported(tmp_path):
     with pytest.raises(ModelError, match="tokenizer is bytes"):
+        export_model(config_for("tiny", tmp_path / "out", verify=False))
+
+
+def test_older_families_are_not_exported_yet(tmp_path, monkeypatch):
+    def older(*arguments, **options):
+        model = load_trained(*arguments, **options)
+        architecture = dataclasses.replace(model.architecture, family="gemma2")
+        return model._replace(architecture=architecture)
+
+    monkeypatch.setattr(exporting, "load_trained", older)
+    with pytest.raises(ModelError, match="of family gemma2; only Gemma 3"):
         export_model(config_for("tiny", tmp_path / "out", verify=False))
 
 

@@ -197,6 +197,11 @@ def _load(config: ExportConfig) -> TrainedModel:
         # All of it is rounded in the end: a float32 copy would be twice the memory for nothing.
         precision = precision._replace(weights=jnp.dtype("bfloat16"))
     model = load_trained(config.model_path, precision=precision, cache_dir=config.model.cache_dir)
+    if model.architecture.family != "gemma3":
+        raise ModelError(
+            f"{config.model_path} is of family {model.architecture.family}; only Gemma 3 can be "
+            "exported so far"
+        )
     for wanted in config.formats:
         check_tokenizer(model.tokenizer, format=wanted)
     if "peft" in config.formats and not model.adapters:
