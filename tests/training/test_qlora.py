@@ -333,8 +333,8 @@ def test_kernels_cross_fsdp_as_codes_and_hidden_states_never(meshes, mesh):
         if any(size and size % meshes["length"] == 0 for size in shape):
             pairs = all(len({device // 2 for device in group}) == 1 for group in groups)
             assert (mesh, pairs) == ("2x2x2", True), f"{kind} {shape} over {groups}"
-    # The embedding is no kernel, and travels as the floats that it is.
-    rows = {TINY.vocabulary, TINY.vocabulary // 2}
-    gathered = [shape for shape in meshes[mesh]["gathered_floats"] if not rows & set(shape)]
+    # The embedding and the adapters (of rank 4) travel as the floats that they are.
+    others = {TINY.vocabulary, TINY.vocabulary // 2, 4}
+    gathered = [shape for shape in meshes[mesh]["gathered_floats"] if not others & set(shape)]
     smallest_kernel = math.prod(TINY.block_shapes()["key"]) // 2
     assert all(math.prod(shape) < smallest_kernel for shape in gathered), gathered
