@@ -105,4 +105,4 @@ def test_training_finds_its_scale_and_goes_on(float16):
 
 
 def test_start():
-    assert float(start_scaling(()).scale) == 4096
+    assert float(start_scaling(()).scale) == 64
