@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # Before anything imports Keras or TensorFlow: the backend is read once, at import.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -12,6 +13,22 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import pytest
 
 from coderllm_jax.config.training import ModelSection
+
+
+def pytest_configure() -> None:
+    """Processes that tests start hear every signal, also where the tests run in the background.
+
+    Children of `make test &` or nohup ignore some, and a shell script cannot trap what it was
+    started to ignore.
+    """
+    default = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGQUIT: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    for each, handler in default.items():
+        if signal.getsignal(each) is signal.SIG_IGN:
+            signal.signal(each, handler)
 
 
 @pytest.fixture(scope="session")
