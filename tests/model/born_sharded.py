@@ -44,14 +44,14 @@ def write(folder: Path) -> None:
     import numpy as np
     import safetensors.numpy
 
-    from coderllm_jax.model.huggingface import _BLOCK_NAMES
+    from coderllm_jax.model.huggingface import BLOCK_NAMES
     from coderllm_jax.model.stored_layout import stored_shape
 
     model = architecture()
     shapes = {"embed_tokens": (VOCABULARY, WIDTH), "norm": (WIDTH,)}
     for i in range(NUM_LAYERS):
         for name in model.block_shapes():
-            shapes[f"layers.{i}.{_BLOCK_NAMES[name]}"] = stored_shape(name, model)
+            shapes[f"layers.{i}.{BLOCK_NAMES[name]}"] = stored_shape(name, model)
     base = np.arange(FEED_FORWARD * WIDTH * 2, dtype=np.uint32) * np.uint32(2654435761) >> 18
     tensors = {}
     for number, (name, shape) in enumerate(shapes.items()):

@@ -137,7 +137,7 @@ def test_of_a_partly_rotated_head_the_fast_pairs_turn():
 
 
 @pytest.mark.parametrize(
-    "options", [{"scan_blocks": False}, {"remat": "block"}, {"remat": "projections"}]
+    "options", [{"scan_blocks": False, "remat": "block"}, {"remat": "projections"}]
 )
 def test_compilation_choices_change_neither_output_nor_gradient(options):
     batch = pack([random_sequences([12, 9])], length=24)
