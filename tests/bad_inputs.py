@@ -407,7 +407,7 @@ MODEL_CASES = [
         "another family",
         model(config(model_type="llama")),
         "~/model: holds a 'llama' model; expected one of gemma, gemma2, "
-        "gemma3_text, gemma3: name gemma3_270m or another Gemma",
+        "gemma3_text, gemma3, gemma4_text, gemma4: name gemma3_270m or another Gemma",
     ),
     Case(
         "config not JSON",

@@ -44,7 +44,7 @@ config.answers.max_new_tokens = 8
 
 
 def snippets() -> list[str]:
-    """The Python blocks of README.md: training, evaluation."""
+    """The Python blocks of README.md: training, evaluation, serving's client."""
     return FENCE.findall((ROOT / "README.md").read_text(encoding="utf-8"))
 
 
@@ -142,7 +142,7 @@ def test_the_snippet_as_it_stands_is_a_valid_configuration():
 
 
 def test_the_evaluation_s_snippet_is_the_one_that_is_promised():
-    _, code = snippets()
+    code = snippets()[1]
     lines = code.splitlines()
     assert lines[0] == "from coderllm_jax import EvaluationConfig, evaluate_model"
     assert "config = EvaluationConfig.create_default()" in lines

@@ -36,6 +36,7 @@ class StepMetrics(NamedTuple):
     loss_tokens: jax.Array
     tokens: jax.Array
     grad_norm: jax.Array
+    loss_scale: jax.Array
     learning_rate: jax.Array
     verdict: jax.Array
     control: Control
