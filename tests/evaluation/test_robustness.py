@@ -516,7 +516,7 @@ def test_tiny_is_robust(tmp_path):
     stress_details = result.details["stress"]
     assert not stress_details["leaks"]
     assert min(stress_details[f"num_{end}"] for end in ("answered", "cancelled", "refused")) > 0
-    assert result.figures["stress/threads_growth"].value == 0
+    assert result.figures["stress/threads_growth"].value <= 0  # other tests' may end meanwhile
     assert not answerer.poll()  # the step after the last
     assert answerer.is_idle
     lower = result.details["lower_is_better"]

@@ -14,6 +14,7 @@ import pytest
 
 from coderllm_jax.generation.answering import answer_all
 from coderllm_jax.generation.endpoint import Endpoint
+from coderllm_jax.generation.engine import Engine, Event
 from coderllm_jax.records import GREEDY, Delta, Query, Sampling, Turn
 from coderllm_jax.serving import service as service_module
 from coderllm_jax.serving.tickets import Lane
@@ -371,8 +372,21 @@ def test_too_many_are_turned_away_with_a_time() -> None:
         client.chat.completions.create(model="base", messages=said("What?"), max_tokens=2)
 
 
+@pytest.fixture
+def slow_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred tokens take three seconds, on any machine at least."""
+    step = Engine.step
+
+    def slowly(engine: Engine) -> list[Event]:
+        time.sleep(0.03)
+        return step(engine)
+
+    monkeypatch.setattr(Engine, "step", slowly)
+
+
+@pytest.mark.usefixtures("slow_steps")
 def test_a_deadline_ends_a_request_and_no_other() -> None:
-    with running(deadline_s=0.2) as up:
+    with running(deadline_s=1.5) as up:
         client = up.client()
         with pytest.raises(openai.APIStatusError) as caught:
             client.chat.completions.create(
@@ -383,8 +397,9 @@ def test_a_deadline_ends_a_request_and_no_other() -> None:
         assert reply.usage.completion_tokens == 2
 
 
+@pytest.mark.usefixtures("slow_steps")
 def test_a_stream_past_its_deadline_ends_with_an_error() -> None:
-    with running(deadline_s=0.3) as up:
+    with running(deadline_s=1.5) as up:
         stream = up.client().chat.completions.create(
             model="base", messages=said("What?"), max_tokens=100, n=8, temperature=1, stream=True
         )
