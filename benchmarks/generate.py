@@ -23,17 +23,24 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import app, flags
 
-from benchmarks.generate_arm import ArmError, Job, Pass, Report, RunningArm
+from benchmarks.generate_arm import Job, Pass, Report
+from benchmarks.generate_turns import (
+    Arm,
+    Measurement,
+    Outcome,
+    in_rounds,
+    measure_together,
+    num_same,
+)
 from benchmarks.goals import Ratio, ratio_lines
 from benchmarks.measure import run_module
 
@@ -56,15 +63,6 @@ _MODEL = flags.DEFINE_string(
 )
 
 
-class Arm(NamedTuple):
-    """One program with its weights in one format."""
-
-    name: str
-    title: str
-    module: str
-    format: str
-
-
 ARMS = (
     Arm("ours_auto", "ours, auto", "generate_ours", "auto"),
     Arm("ours_float32", "ours, float32", "generate_ours", "float32"),
@@ -85,33 +83,6 @@ TIMED = ("one", "sixteen", "even")
 WORKLOADS = (*TIMED, "prefill")
 # Peak memory is asked of those that have a goal.
 _PREFILL_ARMS = ("ours_auto", "ours_float32", "keras_float32")
-
-
-class Measurement(NamedTuple):
-    """One arm on one workload: its passes, in the order of the rounds, and its report."""
-
-    passes: tuple[Pass, ...]
-    report: Report
-
-    @property
-    def seconds(self) -> float:
-        """Of the median pass."""
-        return statistics.median(each.seconds for each in self.passes)
-
-    @property
-    def processor_s(self) -> float:
-        """Of the median pass, on all cores together."""
-        return statistics.median(each.processor_s for each in self.passes)
-
-    @property
-    def num_new_tokens(self) -> int:
-        """Of a pass."""
-        return sum(map(len, self.report.tokens))
-
-    @property
-    def tokens_per_s(self) -> float:
-        """New tokens a second, prefill included: what arms are compared by."""
-        return self.num_new_tokens / self.seconds
 
 
 # By workload and arm.
@@ -164,42 +135,12 @@ def compare(found: Found) -> list[Ratio]:
     return ratios
 
 
-def in_rounds(ours: Measurement, theirs: Measurement) -> tuple[float, float]:
-    """How many times as fast ours is, in seconds and in processor seconds: medians over rounds."""
-    pairs = list(zip(ours.passes, theirs.passes, strict=True))
-    return (
-        statistics.median(b.seconds / a.seconds for a, b in pairs),
-        statistics.median(b.processor_s / a.processor_s for a, b in pairs),
-    )
-
-
-def num_same(tokens: Sequence[Sequence[int]], reference: Sequence[Sequence[int]]) -> int:
-    """Tokens before each row first departs from the reference's, in all rows together.
-
-    What follows a departure continues another text and says nothing.
-    """
-    total = 0
-    for row, expected in zip(tokens, reference, strict=True):
-        departed = (
-            i for i, pair in enumerate(zip(row, expected, strict=True)) if pair[0] != pair[1]
-        )
-        total += next(departed, len(row))
-    return total
-
-
 def compiled_as_used(report: Report) -> bool:
     """Whether our arm compiled as many programs as it used: buckets of prompts, and decoding."""
     return report.setting["num_compiled"] == report.setting["num_used"]
 
 
 # --- running ------------------------------------------------------------------------------------
-
-
-class Outcome(NamedTuple):
-    """What was measured of a workload, by arm, and what could not be, with the reason."""
-
-    found: dict[str, Measurement]
-    missing: dict[str, str]
 
 
 def measure_workload(workload: str, arms: Sequence[Arm], folder: Path) -> Outcome:
@@ -220,49 +161,20 @@ def measure_workload(workload: str, arms: Sequence[Arm], folder: Path) -> Outcom
 def _measure_together(
     workload: str, arms: Sequence[Arm], folder: Path, *, num_new: int, rounds: int
 ) -> Outcome:
-    outcome = Outcome({}, {})
-    running: dict[str, RunningArm] = {}
-    passes: dict[str, list[Pass]] = {}
-    try:
-        for arm in arms:
-            if problem := _absent(arm):
-                outcome.missing[arm.name] = problem
-                continue
-            running[arm.name] = RunningArm(
-                f"benchmarks.{arm.module}",
-                Job(
-                    prompts=str(folder / f"{workload}.npz"),
-                    num_new=num_new,
-                    format=arm.format,
-                    model_name=_MODEL.value,
-                    huggingface=str(folder / "huggingface"),
-                ),
-                environment=_environment(folder),
-            )
-            passes[arm.name] = []
-            # One after another: arms that load at once would slow one another down.
-            if problem := _attempt(running[arm.name].wait_ready):
-                outcome.missing[arm.name] = problem
-                del running[arm.name]
-        for number in range(rounds):
-            for name, arm in running.items():
-                passes[name].append(arm.take_pass())
-                _tell(f"{workload}, round {number + 1}, {name}: {passes[name][-1].seconds:.2f} s")
-        for name in list(running):
-            report = running.pop(name).finish()
-            outcome.found[name] = Measurement(tuple(passes[name]), report)
-    finally:
-        for arm in running.values():
-            arm.kill()
-    return outcome
-
-
-def _attempt(action: Callable[[], None]) -> str:
-    try:
-        action()
-    except ArmError as error:
-        return str(error)
-    return ""
+    return measure_together(
+        arms,
+        lambda arm: Job(
+            prompts=str(folder / f"{workload}.npz"),
+            num_new=num_new,
+            format=arm.format,
+            model_name=_MODEL.value,
+            huggingface=str(folder / "huggingface"),
+        ),
+        rounds=rounds,
+        environment=_environment(folder),
+        absent=_absent,
+        tell=lambda number, name, taken: _tell(workload, number, name, taken),
+    )
 
 
 def _absent(arm: Arm) -> str:
@@ -280,7 +192,8 @@ def _environment(folder: Path) -> dict[str, str]:
     }
 
 
-def _tell(line: str) -> None:
+def _tell(workload: str, number: int, name: str, taken: Pass) -> None:
+    line = f"{workload}, round {number}, {name}: {taken.seconds:.2f} s"
     print(f"  {line} (load {os.getloadavg()[0]:.1f})", file=sys.stderr)
 
 

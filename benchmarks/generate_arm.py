@@ -42,6 +42,7 @@ class Job(NamedTuple):
     format: str
     model_name: str
     huggingface: str
+    times_first_token: bool = False  # each pass also generates one token alone, before
 
 
 class Loaded(NamedTuple):
@@ -52,10 +53,14 @@ class Loaded(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """One pass. Processor seconds are those of all cores together."""
+    """One pass. Processor seconds are those of all cores together.
+
+    first_token_s: what one new token for each prompt takes, in a pass of its own; None: not asked.
+    """
 
     seconds: float
     processor_s: float
+    first_token_s: float | None = None
 
 
 class Report(NamedTuple):
@@ -85,13 +90,17 @@ def run_job(import_libraries: Callable[[], None], load: Callable[[Job, Prompts],
     memory_before_bytes = resident_bytes()
     program = load(job, prompts)
     tokens = program.generate(prompts, job.num_new)
+    _first_token_s(program, prompts, job)
     setup_s = time.perf_counter() - started
     reply({})
     for _ in sys.stdin:
         forget_peak()
+        first_token_s = _first_token_s(program, prompts, job)
         began, began_processor = time.perf_counter(), time.process_time()
         tokens = program.generate(prompts, job.num_new)
-        took = Pass(time.perf_counter() - began, time.process_time() - began_processor)
+        took = Pass(
+            time.perf_counter() - began, time.process_time() - began_processor, first_token_s
+        )
         reply(took._asdict())
     assert [len(row) for row in tokens] == [job.num_new] * len(prompts), "rows of other lengths"
     report = Report(
@@ -103,6 +112,14 @@ def run_job(import_libraries: Callable[[], None], load: Callable[[Job, Prompts],
         setting=program.describe(),
     )
     reply(report._asdict())
+
+
+def _first_token_s(program: Loaded, prompts: Prompts, job: Job) -> float | None:
+    if not job.times_first_token:
+        return None
+    began = time.perf_counter()
+    program.generate(prompts, 1)
+    return time.perf_counter() - began
 
 
 def _keep_stdout() -> Callable[[Mapping[str, Any]], None]:
@@ -138,10 +155,17 @@ def recent_peak_bytes() -> int:
 class RunningArm:
     """An arm's process. Raises ArmError, in one line, where it ended before its time."""
 
-    def __init__(self, module: str, job: Job, *, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        module: str,
+        job: Job,
+        *,
+        environment: Mapping[str, str],
+        python: str = sys.executable,
+    ) -> None:
         self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, json.dumps(job._asdict())],
+            [python, "-m", module, json.dumps(job._asdict())],
             env={**os.environ, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

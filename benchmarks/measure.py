@@ -56,6 +56,7 @@ class Job(NamedTuple):
     huggingface: str
     attention: str
     output: str
+    dtype: str = ""  # of a peer's weights; empty: as that arm says
 
 
 class Measurement(NamedTuple):
@@ -157,10 +158,12 @@ def read_measurement(fields: dict[str, Any]) -> Measurement:
     return Measurement(**fields | {"counts": Counts(*fields["counts"])})
 
 
-def run_module(module: str, *arguments: str, environment: Mapping[str, str]) -> str:
+def run_module(
+    module: str, *arguments: str, environment: Mapping[str, str], python: str = sys.executable
+) -> str:
     """Runs a module in a fresh process; '' if it ended well, else why not, in one line."""
     done = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
+        [python, "-m", module, *arguments],
         env={**os.environ, **environment},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -1,9 +1,9 @@
 """PEFT with torch as an arm of `benchmarks.train_step`: LoraConfig, bfloat16, AdamW.
 
-Gemma3ForCausalLM loaded by transformers in bfloat16, LoRA on q_proj and v_proj, all the cores
-that this process may use. Labels are -100 where nothing is supervised. Packed rows are told apart
-by their position_ids, from which transformers makes a block-diagonal mask where it is given no
-other (and keeps no cache).
+Gemma3ForCausalLM loaded by transformers in bfloat16 unless the job names another format, LoRA on
+q_proj and v_proj, all the cores that this process may use. Labels are -100 where nothing is
+supervised. Packed rows are told apart by their position_ids, from which transformers makes a
+block-diagonal mask where it is given no other (and keeps no cache).
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def load(job: Job) -> Train:
 
     config = TrainingConfig(model_name=job.model_name)
     base = transformers.Gemma3ForCausalLM.from_pretrained(
-        job.huggingface, dtype=torch.bfloat16, attn_implementation=job.attention
+        job.huggingface,
+        dtype=getattr(torch, job.dtype or "bfloat16"),
+        attn_implementation=job.attention,
     )
     base.config.use_cache = False
     lora = peft.LoraConfig(

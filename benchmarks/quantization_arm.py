@@ -100,6 +100,7 @@ def _load(config: Any, mesh: Any) -> Any:
     from coderllm_jax.model.load import load_model
     from coderllm_jax.model.precision import resolve_precision
     from coderllm_jax.model.sharding import sharding_by_path
+    from coderllm_jax.training.step import lora_base
 
     precision = resolve_precision(config.step.precision, mesh.devices.flat[0].platform)
     return load_model(
@@ -107,7 +108,7 @@ def _load(config: Any, mesh: Any) -> Any:
         dtype="bfloat16" if precision.weights == "bfloat16" else "float32",
         cache_dir=config.model.cache_dir,
         sharding=sharding_by_path(mesh),
-        base=config.lora.base,
+        base=lora_base(config),
     )
 
 

@@ -117,18 +117,19 @@ def test_a_process_from_start_to_sigterm(server: Any, tmp_path: Path) -> None:
         assert time.monotonic() < deadline_s
         assert process.poll() is None
         time.sleep(0.1)
-    client = openai.OpenAI(base_url=f"{url}v1", api_key=TOKEN, max_retries=0)
-    with pytest.raises(openai.AuthenticationError):
-        openai.OpenAI(base_url=f"{url}v1", api_key="other", max_retries=0).models.list()
-    how: Any = {
-        "model": "base",
-        "messages": [{"role": "user", "content": "What?"}],
-        "temperature": 0,
-    }
-    stream = client.chat.completions.create(**how, max_tokens=40, stream=True)
-    next(stream)
-    process.send_signal(signal.SIGTERM)
-    chunks = list(stream)  # what was begun is ended
+    with openai.OpenAI(base_url=f"{url}v1", api_key=TOKEN, max_retries=0) as client:
+        with pytest.raises(openai.AuthenticationError):
+            client.with_options(api_key="other").models.list()
+        stream = client.chat.completions.create(
+            model="base",
+            messages=[{"role": "user", "content": "What?"}],
+            temperature=0,
+            max_tokens=40,
+            stream=True,
+        )
+        next(stream)
+        process.send_signal(signal.SIGTERM)
+        chunks = list(stream)  # what was begun is ended
     assert chunks[-1].choices[0].finish_reason in ("stop", "length")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0

@@ -77,8 +77,15 @@ class LoraSection(Section):
     base: str = option(
         "float",
         "How the blocks' frozen kernels are kept: float (as step.precision says), or quantized "
-        "while they are loaded (QLoRA): int8, int4, nf4. Adapters go onto the float model later.",
+        "while they are loaded (QLoRA): int8, int4, nf4. What is evaluated, served and exported "
+        "later is the adapter on those same rounded kernels.",
         choices=("float", "int8", "int4", "nf4"),
+    )
+    base_int8: tuple[str, ...] = option(
+        ("key", "value"),
+        "Kernels that a base of 4 bits (int4, nf4) keeps in 8: those whose rounding turns the "
+        "gradient most (benchmarks/quantization.md); empty: none.",
+        choices=LORA_TARGETS,
     )
 
     def check(self) -> None:

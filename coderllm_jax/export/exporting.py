@@ -42,7 +42,7 @@ from coderllm_jax.export.model_card import model_card, write_notice
 from coderllm_jax.export.placing import check_space, partial_folder, put_in_place
 from coderllm_jax.export.probes import Probes, forward_logits, make_probes, own_logits
 from coderllm_jax.export.provenance import Provenance, read_provenance, safe_name
-from coderllm_jax.export.tokenizer_files import check_tokenizer
+from coderllm_jax.export.tokenizer_files import check_tokenizer, mark_of
 from coderllm_jax.export.verification import Verification, check_loaders, verify
 from coderllm_jax.generation.trained import TrainedModel, find_place, load_trained
 from coderllm_jax.model.architecture import Architecture
@@ -79,6 +79,13 @@ class _Written:
     reference: Logits
     artifacts: Mapping[str, Sequence[Artifact]]
     base: Path | None
+
+    @property
+    def marks(self) -> tuple[str, str]:
+        """How the start and the end of a turn are spelt."""
+        tokens = (self.tokenizer.start_of_turn_id, self.tokenizer.end_of_turn_id)
+        start, end = (mark_of(self.tokenizer, token) for token in tokens)
+        return start, end
 
 
 def export_model(
@@ -197,11 +204,6 @@ def _load(config: ExportConfig) -> TrainedModel:
         # All of it is rounded in the end: a float32 copy would be twice the memory for nothing.
         precision = precision._replace(weights=jnp.dtype("bfloat16"))
     model = load_trained(config.model_path, precision=precision, cache_dir=config.model.cache_dir)
-    if model.architecture.family != "gemma3":
-        raise ModelError(
-            f"{config.model_path} is of family {model.architecture.family}; only Gemma 3 can be "
-            "exported so far"
-        )
     for wanted in config.formats:
         check_tokenizer(model.tokenizer, format=wanted)
     if "peft" in config.formats and not model.adapters:
@@ -248,13 +250,14 @@ def _describe(
     files = sorted(path.name for path in folder.iterdir())
     card = model_card(
         provenance,
+        written.architecture.family,
         format=format,
         files=files,
         verifications=found,
-        has_chat=written.knows_turns,
+        marks=written.marks if written.knows_turns else None,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
-    write_notice(folder, provenance)
+    write_notice(folder, provenance, written.architecture.family)
     record = {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "format": format,

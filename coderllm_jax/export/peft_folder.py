@@ -9,7 +9,8 @@ PEFT adds scale · B·A to a matrix [out, in]; ours adds scale · A·B to a kern
 
 In the first row every head has its own A and all share B, so lora_B repeats B along its diagonal,
 a block a head, and is zero elsewhere; alpha grows with the rank, and alpha / rank stays. Ranks that
-differ from the adapter's own are in `rank_pattern`.
+differ from the adapter's own are in `rank_pattern`, by module, or by layers where Gemma 4's global
+ones have other heads.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from coderllm_jax.errors import ModelError
 from coderllm_jax.export.merging import MergedModel
 from coderllm_jax.export.safetensors_file import PendingTensor, write_file
 from coderllm_jax.export.tokenizer_files import write_tokenizer
+from coderllm_jax.model.architecture import base_name
 from coderllm_jax.model.huggingface import BLOCK_NAMES
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -51,8 +53,8 @@ def adapter_config(model: MergedModel, *, base_model: str) -> dict[str, Any]:
     """The content of adapter_config.json."""
     ranks = {name: _peft_rank(model, name) for name in model.adapters}
     rank = min(ranks.values())
-    modules = {name: BLOCK_NAMES[name].rpartition(".")[2] for name in model.adapters}
-    wider = {modules[name]: found for name, found in ranks.items() if found != rank}
+    modules = {BLOCK_NAMES[base_name(name)].rpartition(".")[2] for name in model.adapters}
+    wider = {_pattern(model, name): found for name, found in ranks.items() if found != rank}
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -62,7 +64,7 @@ def adapter_config(model: MergedModel, *, base_model: str) -> dict[str, Any]:
         "lora_alpha": model.scale * rank,
         "rank_pattern": wider,
         "alpha_pattern": {name: model.scale * found for name, found in wider.items()},
-        "target_modules": sorted(modules.values()),
+        "target_modules": sorted(modules),
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,
@@ -76,15 +78,18 @@ def peft_tensors(model: MergedModel) -> Iterator[tuple[str, np.ndarray]]:
     """Every tensor of the adapter by PEFT's name, float32."""
     for layer in range(model.architecture.num_layers):
         for name, adapter in model.adapters.items():
-            a, b = (np.asarray(adapter[part])[layer].astype(np.float32) for part in ("a", "b"))
+            if layer not in model.architecture.layers_of(name):
+                continue
+            place = model.place_of(name, layer)
+            a, b = (np.asarray(adapter[part])[place].astype(np.float32) for part in ("a", "b"))
             for part, values in zip("AB", peft_matrices(name, a, b), strict=True):
-                module = f"base_model.model.model.layers.{layer}.{BLOCK_NAMES[name]}"
+                module = f"base_model.model.model.layers.{layer}.{BLOCK_NAMES[base_name(name)]}"
                 yield f"{module}.lora_{part}.weight", values
 
 
 def peft_matrices(name: str, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """One layer's lora_A [r, in] and lora_B [out, r] of block weight `name`."""
-    if name not in _BY_HEAD:
+    if base_name(name) not in _BY_HEAD:
         return a.reshape(-1, a.shape[-1]).T, b.T
     heads, width, rank = a.shape
     lora_a = a.transpose(0, 2, 1).reshape(heads * rank, width)
@@ -93,7 +98,16 @@ def peft_matrices(name: str, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, 
 
 def _peft_rank(model: MergedModel, name: str) -> int:
     shape = model.adapters[name]["a"].shape
-    return shape[1] * shape[-1] if name in _BY_HEAD else shape[-1]
+    return shape[1] * shape[-1] if base_name(name) in _BY_HEAD else shape[-1]
+
+
+def _pattern(model: MergedModel, name: str) -> str:
+    """How PEFT finds the modules of block weight `name`: by their name, or by layer and name."""
+    stored, layers = BLOCK_NAMES[base_name(name)], model.architecture.layers_of(name)
+    if len(layers) == model.architecture.num_layers:
+        return stored.rpartition(".")[2]
+    part, module = stored.split(".")
+    return rf"layers\.({'|'.join(map(str, layers))})\.{part}\.{module}"
 
 
 def _pending(name: str, values: np.ndarray) -> PendingTensor:

@@ -52,6 +52,8 @@ CHATS = (
     (("user", "Hi"), ("model", "    indented answer\n"), ("user", "Go on: naïve 🙂")),
 )
 _POSITIONS = 12
+# Tokens that count as a window where the model has none: as long a probe as Gemma 3's.
+_WITHOUT_WINDOW = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +68,8 @@ def make_probes(tokenizer: Tokenizer, architecture: Architecture) -> Probes:
     """The prompts for this model. Ids that its embedding lacks do not occur in them."""
     prompts = [encode_prompt(tokenizer, [Turn("user", question)]) for question in _QUESTIONS]
     code = tokenizer.encode(_CODE)
-    length = architecture.window + architecture.window // 4
+    window = architecture.window if architecture.global_every > 1 else _WITHOUT_WINDOW
+    length = window + window // 4
     prompts.append(np.array([tokenizer.bos_id, *np.resize(code, length)], np.int32))
     positions = [
         np.unique(np.linspace(0, len(prompt) - 1, _POSITIONS).astype(np.int32))

@@ -17,9 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from coderllm_jax.generation.trained import TrainedModel
+from coderllm_jax.model.presets import ALIASES
 from coderllm_jax.training.run_folder import RunFolder, read_json
 
-_PRESET = re.compile(r"gemma3_(instruct_)?(270m|1b|4b|12b|27b)(_text)?")
+# KerasHub's names of presets → the hub's, by family; the first two families end in `_en`.
+_PRESETS = (
+    (re.compile(r"(code_)?gemma(_1\.1)?(_instruct)?_(2b|7b)_en"), ""),
+    (re.compile(r"gemma2()()(_instruct)?_(2b|9b|27b)_en"), "2-"),
+    (re.compile(r"gemma3()()(_instruct)?_(270m|1b|4b|12b|27b)(?:_text)?"), "3-"),
+    (re.compile(r"gemma4()()(_instruct)?_(31b)"), "4-"),
+)
 
 _TRAINING = (
     "step",
@@ -95,12 +102,15 @@ def repository_of(base: str) -> str:
     """The hub's name of a model's name, where it has one."""
     if base.startswith("hf://"):
         return base.removeprefix("hf://")
-    found = _PRESET.fullmatch(base)
-    if found is None:
-        return ""
-    instructed, size, _ = found.groups()
-    kind = "-it" if instructed else "" if size == "270m" else "-pt"
-    return f"google/gemma-3-{size}{kind}"
+    for pattern, generation in _PRESETS:
+        if found := pattern.fullmatch(ALIASES.get(base, base)):
+            for_code, revision, instructed, size = found.groups(default="")
+            is_bare = generation != "3-" or size == "270m"
+            kind = "-it" if instructed else "" if is_bare else "-pt"
+            stem = "codegemma" if for_code else "gemma"
+            number = f"{revision.removeprefix('_')}-" if revision else generation
+            return f"google/{stem}-{number}{size.upper() if generation == '4-' else size}{kind}"
+    return ""
 
 
 def default_name(base: str, path: str, run: Path | None) -> str:

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ import numpy as np
 
 from coderllm_jax.errors import ModelError
 from coderllm_jax.export.gguf_file import GgufSource, GgufType, gguf_sources
-from coderllm_jax.export.layout import row_chunks, stored_view
+from coderllm_jax.export.layout import difference_of, row_chunks, stored_view
 from coderllm_jax.export.merging import MergedModel
 from coderllm_jax.export.peft_folder import CONFIG, TENSORS
 from coderllm_jax.model import gguf as gguf_reader
 from coderllm_jax.model import presets
+from coderllm_jax.model.architecture import FAMILIES, base_name
 from coderllm_jax.model.huggingface import BLOCK_NAMES
+from coderllm_jax.model.stored_layout import scale_alone
 from coderllm_jax.model.weights import Dtype, LazyLeaf, leaf_dtype
 from coderllm_jax.training.adapter import from_safetensors
 
@@ -39,20 +42,23 @@ _F16_ERROR = 2.0**-11
 def check_folder(folder: Path, model: MergedModel, *, dtype: Dtype) -> None:
     """A Hugging Face or Keras folder, through the reader that evaluate and ask use."""
     opened = presets.open_folder(folder)
-    if opened.architecture != model.architecture:
-        raise ModelError(
-            f"{folder}: describes {opened.architecture}; expected {model.architecture}; this "
-            "format cannot hold the model"
-        )
+    if difference := difference_of(opened.architecture, model.architecture):
+        raise ModelError(f"{folder}: {difference}; this format cannot hold the model")
     leaves = dict(opened.leaves)
+    whole_norms = FAMILIES[model.architecture.family].whole_norms
     for path, layer in model.tensors():
         leaf = leaves[path]
         assert isinstance(leaf, LazyLeaf), path
-        found, meant = leaf.read(layer or 0), model.read(path, layer)
+        place = 0 if layer is None else model.place_of(path.removeprefix("blocks/"), layer)
+        found, meant = leaf.read(place), model.read(path, layer)
+        if whole_norms and path.endswith("norm"):
+            # 1 + scale is in the file: what was rounded there is rounded here.
+            meant = scale_alone(meant.astype(np.float32) + np.float32(1))
         stored = leaf_dtype(path, dtype)
         if found.dtype != stored:
             raise ModelError(f"{folder}: {path} is stored as {found.dtype}; expected {stored}")
-        pairs = zip(row_chunks(found), row_chunks(meant), strict=True)
+        rows, expected = (row_chunks(np.atleast_1d(values)) for values in (found, meant))
+        pairs = zip(rows, expected, strict=True)
         if not all(one.tobytes() == other.astype(stored).tobytes() for one, other in pairs):
             raise _differs(folder, path, layer)
 
@@ -60,11 +66,11 @@ def check_folder(folder: Path, model: MergedModel, *, dtype: Dtype) -> None:
 def check_gguf(file: Path, model: MergedModel, *, kind: GgufType) -> None:
     """A GGUF, its blocks unpacked by the gguf package."""
     opened = gguf_reader.open_gguf(file)
-    for source, (path, layer) in zip(gguf_sources(model, kind=kind), model.tensors(), strict=True):
+    for source in gguf_sources(model, kind=kind):
         opened.check(source.name, source.shape)
         pairs = zip(_unpacked(opened, source), row_chunks(source.read()), strict=True)
         if not all(_agrees(found, meant, source.kind) for found, meant in pairs):
-            raise _differs(file, path, layer)
+            raise _differs(file, source.path, source.layer)
 
 
 def check_peft(folder: Path, model: MergedModel) -> None:
@@ -73,10 +79,12 @@ def check_peft(folder: Path, model: MergedModel) -> None:
     tensors = from_safetensors((folder / TENSORS).read_bytes())
     for layer in range(model.architecture.num_layers):
         for name in model.adapters:
-            module = BLOCK_NAMES[name].rpartition(".")[2]
-            rank = config["rank_pattern"].get(module, config["r"])
-            alpha = config["alpha_pattern"].get(module, config["lora_alpha"])
-            key = f"base_model.model.model.layers.{layer}.{BLOCK_NAMES[name]}"
+            if layer not in model.architecture.layers_of(name):
+                continue
+            module = f"model.layers.{layer}.{BLOCK_NAMES[base_name(name)]}"
+            rank = _of_pattern(config["rank_pattern"], module, config["r"])
+            alpha = _of_pattern(config["alpha_pattern"], module, config["lora_alpha"])
+            key = f"base_model.model.{module}"
             a, b = (tensors.pop(f"{key}.lora_{part}.weight", None) for part in "AB")
             if a is None or b is None or a.shape[0] != rank:
                 raise _differs(folder, f"blocks/{name}", layer)
@@ -87,6 +95,12 @@ def check_peft(folder: Path, model: MergedModel) -> None:
                 raise _differs(folder, f"blocks/{name}", layer)
     if tensors:
         raise ModelError(f"{folder / TENSORS}: holds {min(tensors)}, which was not trained")
+
+
+def _of_pattern(patterns: Mapping[str, float], module: str, usual: float) -> float:
+    """What PEFT takes for a module: that of the first pattern which its name ends with."""
+    found = (value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module))
+    return next(found, usual)
 
 
 def _unpacked(file: gguf_reader.GgufFile, source: GgufSource) -> Iterator[np.ndarray]:

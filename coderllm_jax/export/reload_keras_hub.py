@@ -15,11 +15,14 @@ from coderllm_jax.export.reload_protocol import Job, Reply, answer
 
 def reload(job: Job) -> Reply:
     """Loads the folder as everybody does, in float32, and asks."""
-    model = keras_hub.models.Gemma3CausalLM.from_preset(job.artifact, dtype="float32")
+    model = keras_hub.models.CausalLM.from_preset(job.artifact, dtype="float32")
     logits = []
     for prompt, positions in zip(job.prompts, job.positions, strict=True):
         tokens = np.array([prompt], np.int32)
-        hidden = model.backbone({"token_ids": tokens, "padding_mask": np.ones_like(tokens)})
+        inputs = {"token_ids": tokens, "padding_mask": np.ones_like(tokens)}
+        if any(each.name == "position_ids" for each in model.backbone.inputs):
+            inputs["position_ids"] = np.arange(tokens.shape[1], dtype=np.int32)[None]
+        hidden = model.backbone(inputs)
         chosen = keras.ops.take(hidden, np.array(positions, np.int32), axis=1)
         table = model.backbone.token_embedding
         logits.append(np.asarray(table(chosen, reverse=True)[0], np.float32))
@@ -31,7 +34,7 @@ def reload(job: Job) -> Reply:
     )
 
 
-def _prompt_ids(model: keras_hub.models.Gemma3CausalLM, text: str) -> list[int]:
+def _prompt_ids(model: keras_hub.models.CausalLM, text: str) -> list[int]:
     """What `generate` starts from for this text."""
     made = model.preprocessor.generate_preprocess(text)
     return np.asarray(made["token_ids"])[np.asarray(made["padding_mask"]).astype(bool)].tolist()

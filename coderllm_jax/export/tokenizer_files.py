@@ -79,6 +79,18 @@ class Piece(NamedTuple):
     kind: int
 
 
+def chat_template(tokenizer: Tokenizer) -> str:
+    """`CHAT_TEMPLATE` with the marks that this tokenizer has: Gemma 4 calls them otherwise."""
+    start, end = tokenizer.start_of_turn_id, tokenizer.end_of_turn_id
+    text = CHAT_TEMPLATE.replace("<start_of_turn>", mark_of(tokenizer, start))
+    return text.replace("<end_of_turn>", mark_of(tokenizer, end))
+
+
+def mark_of(tokenizer: Tokenizer, token: int) -> str:
+    """How a control token is spelt."""
+    return tokenizer.decode([token], skip_control=False)
+
+
 def check_tokenizer(tokenizer: Tokenizer, *, format: str) -> None:
     """ModelError for a tokenizer that this format cannot hold."""
     if isinstance(tokenizer, SentencePieceTokenizer):
@@ -155,7 +167,8 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, *, max_length: int, chat
     }
     (folder / "tokenizer_config.json").write_text(f"{json.dumps(config, indent=1)}\n")
     if chat:
-        (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+        template = chat_template(tokenizer)
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
 
 
 def tokenizer_json(pieces: list[Piece]) -> dict[str, Any]:

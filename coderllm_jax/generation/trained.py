@@ -6,6 +6,9 @@
     everything else            a model by name or folder, as `model.load` understands it
 
 An adapter is put onto the model it was trained on, and onto no other: the weights' sha256 decides.
+Where its run had rounded kernels (`lora.base`), onto kernels rounded in the same way, as floats:
+what answers, is evaluated and is exported is then what was trained, and as fast as any other model.
+The float model would be another function, whose answers nobody has seen during training.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.model.forward import ForwardOptions
 from coderllm_jax.model.load import LoadedModel, load_model
 from coderllm_jax.model.precision import Precision
+from coderllm_jax.model.quantization import BaseFormat, dequantize_weights
 from coderllm_jax.model.weights import Dtype
 from coderllm_jax.training.adapter import Adapter, load_adapter
 from coderllm_jax.training.checkpoint import read_trainable
@@ -92,16 +96,20 @@ def load_trained(path: str, *, precision: Precision, cache_dir: str) -> TrainedM
         return _bare(model, precision)
     adapter = _read(place)
     name = adapter.config["model"]
-    model = load_model(name, dtype=dtype, cache_dir=cache_dir)
+    base = _base_of(adapter.config)
+    model = load_model(name, dtype=dtype, cache_dir=cache_dir, base=base)
     if model.sha256 != adapter.config["model_sha256"]:
         raise ModelError(
             f"{place.folder} was trained on other weights than {name} has here "
             f"({adapter.config['model_sha256'][:12]}…, not {model.sha256[:12]}…); "
             "bring the model it was trained on"
         )
+    model = model._replace(weights=dequantize_weights(model.weights, precision.weights))
     bare = _bare(model, precision)
     # A checkpoint of the step that the adapter is from is the same model, and has the same name.
     trained = {key: adapter.config[key] for key in ("kind", "step", "sha256")}
+    if not base.is_float:
+        trained |= {"base": base.base, "base_int8": list(base.int8)}
     found = bare._replace(
         name=place.run.name if place.run else place.folder.name,
         identity={**bare.identity, "trained": trained},
@@ -140,6 +148,12 @@ def _bare(model: LoadedModel, precision: Precision) -> TrainedModel:
     )
 
 
+def _base_of(config: dict[str, Any]) -> BaseFormat:
+    """The kernels that an adapter was trained on; floats where it says nothing of them."""
+    base = config.get("base", "float")
+    return BaseFormat(base, tuple(config["base_int8"]) if base in ("int4", "nf4") else ())
+
+
 def _read(place: Place) -> Adapter:
     """The adapter at a place; a checkpoint's is put together from the step and its run."""
     assert place.folder is not None
@@ -157,6 +171,8 @@ def _read(place: Place) -> Adapter:
         "sha256": step.sha256,
         "rank": config["lora"]["rank"],
         "alpha": config["lora"]["alpha"],
+        "base": config["lora"].get("base", "float"),
+        "base_int8": config["lora"].get("base_int8", []),
     }
     return Adapter(read_trainable(place.folder), found)
 

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from coderllm_jax.errors import ModelError
-from coderllm_jax.model.architecture import FAMILIES, Architecture, Family
+from coderllm_jax.model.architecture import FAMILIES, Architecture, Family, base_name
 from coderllm_jax.model.plausible import check_architecture, real_number, shown, whole_number
 from coderllm_jax.model.stored_layout import stored_shape, tree_view
 from coderllm_jax.model.weights import LazyLeaf
@@ -39,9 +39,19 @@ _STRING, _ARRAY = 8, 9
 _MAX_METADATA_ITEMS, _MAX_DIMS, _MAX_TENSOR_ITEMS, _MAX_ALIGNMENT = 1 << 24, 4, 1 << 40, 1 << 20
 _MAX_STRING_BYTES = 1 << 24
 
-_UNDERSTOOD: tuple[Family, ...] = ("gemma", "gemma2", "gemma3")
-# Gemma 1 has no windows and Gemma 2's early files do not name theirs.
+_UNDERSTOOD: tuple[Family, ...] = ("gemma", "gemma2", "gemma3", "gemma4")
+# Gemma 1 has no windows and Gemma 2's early files do not name theirs, nor its caps: what llama.cpp
+# takes then.
 _WINDOW = {"gemma": 4096, "gemma2": 4096}
+_ATTENTION_CAP, _FINAL_CAP = {"gemma2": 50.0}, {"gemma2": 30.0, "gemma4": 30.0}
+# Parts of other Gemmas 4, which count or weigh something where a model has them.
+_NOT_DENSE = {
+    "attention.shared_kv_layers": "layers that share keys and values",
+    "embedding_length_per_layer_input": "an embedding for each layer",
+    "expert_count": "a mixture of experts",
+}
+# What slows each pair of a global head's rotation in Gemma 4: 1, or so much that it stands still.
+ROPE_FACTORS, STANDSTILL = "rope_freqs", 1e30
 
 BLOCK_NAMES = {
     "pre_attention_norm": "attn_norm",
@@ -57,6 +67,7 @@ BLOCK_NAMES = {
     "ffw_gating_2": "ffn_up",
     "ffw_linear": "ffn_down",
     "post_ffw_norm": "post_ffw_norm",
+    "layer_scale": "layer_output_scale",
 }
 
 
@@ -159,17 +170,27 @@ def architecture_of(file: GgufFile) -> Architecture:
     def real(key: str, default: float | None = None) -> float:
         return real_number(file.metadata, f"{family}.{key}", where=str(file.path), default=default)
 
-    def cap(key: str) -> float:
-        return real(key) if file.metadata.get(f"{family}.{key}") else 0.0
+    def cap(key: str, default: float) -> float:
+        return real(key, default) if file.metadata.get(f"{family}.{key}", default) else 0.0
 
     width, num_heads = whole("embedding_length"), whole("attention.head_count")
-    num_layers, head_size = whole("block_count"), whole("attention.key_length")
+    num_layers, is_fourth = whole("block_count"), family == "gemma4"
+    # What Gemma 4 calls the head size is that of its global layers.
+    head_size = whole("attention.key_length_swa" if is_fourth else "attention.key_length")
     table = file.tensors.get("token_embd.weight")
     if table is None or len(table.shape) != 2:
         raise ModelError(f"{file.path}: tensor 'token_embd.weight' is missing or no matrix")
     is_27b = num_layers == traits.layers_of_27b
     query_size = max(width // num_heads, 1) if is_27b else head_size
     scaled = file.metadata.get(f"{family}.rope.scaling.type") == "linear"
+    if is_fourth:
+        layers = _fourth(file, num_layers, head_size, whole("attention.key_length"))
+    else:
+        layers = {
+            "num_kv_heads": whole("attention.head_count_kv"),
+            "global_every": whole("attention.sliding_window_pattern", traits.global_every),
+            "query_scale": query_size**-0.5,
+        }
     architecture = Architecture(
         family=family,
         num_layers=num_layers,
@@ -177,11 +198,8 @@ def architecture_of(file: GgufFile) -> Architecture:
         width=width,
         feed_forward=whole("feed_forward_length"),
         num_heads=num_heads,
-        num_kv_heads=whole("attention.head_count_kv"),
         head_size=head_size,
         window=whole("attention.sliding_window", _WINDOW.get(family)),
-        global_every=whole("attention.sliding_window_pattern", traits.global_every),
-        query_scale=query_size**-0.5,
         rope_local=real("rope.freq_base_swa", traits.rope_local),
         rope_global=real("rope.freq_base", traits.rope_global),
         rope_global_scaling=real("rope.scaling.factor", 1.0) if scaled else 1.0,
@@ -189,10 +207,62 @@ def architecture_of(file: GgufFile) -> Architecture:
         norm_epsilon=float(f"{real('attention.layer_norm_rms_epsilon'):.6g}"),
         query_key_norm=traits.query_key_norm,
         post_norms=traits.post_norms,
-        attention_soft_cap=cap("attn_logit_softcapping"),
-        final_soft_cap=cap("final_logit_softcapping"),
+        attention_soft_cap=cap("attn_logit_softcapping", _ATTENTION_CAP.get(family, 0.0)),
+        final_soft_cap=cap("final_logit_softcapping", _FINAL_CAP.get(family, 0.0)),
+        **layers,
     )
     return check_architecture(architecture, where=str(file.path))
+
+
+def _fourth(file: GgufFile, num_layers: int, head_size: int, wide: int) -> dict[str, Any]:
+    """The numbers that only Gemma 4 says, or says of each layer; `wide` is a global head's size."""
+    for key, what in _NOT_DENSE.items():
+        if file.metadata.get(f"gemma4.{key}"):
+            raise ModelError(
+                f"{file.path}: this Gemma 4 has {what}; expected a dense one without: take "
+                "gemma4_31b, or a Gemma 3 of its size"
+            )
+    is_local = file.metadata.get("gemma4.attention.sliding_window_pattern")
+    kv_heads = file.metadata.get("gemma4.attention.head_count_kv")
+    if type(kv_heads) is int:
+        kv_heads = [kv_heads] * num_layers
+    if not all(isinstance(each, list) and len(each) == num_layers for each in (is_local, kv_heads)):
+        raise ModelError(
+            f"{file.path}: does not say of each of its {num_layers} layers whether it is local, or "
+            "how many key-value heads it has; fetch the file again"
+        )
+    every = is_local.index(False) + 1 if False in is_local else num_layers + 1
+    told = [(local, number) for local, number in zip(is_local, kv_heads, strict=True)]
+    wide_heads = kv_heads[every - 1] if every <= num_layers else kv_heads[0]
+    kinds = {True: (True, kv_heads[0]), False: (False, wide_heads)}
+    if told != [kinds[bool((i + 1) % every)] for i in range(num_layers)]:
+        raise ModelError(f"{file.path}: global layers are not evenly spaced, or not alike")
+    return {
+        "num_kv_heads": kv_heads[0],
+        "global_every": every,
+        "query_scale": 1.0,
+        "global_head_size": None if wide == head_size else wide,
+        "global_kv_heads": None if wide_heads == kv_heads[0] else wide_heads,
+        "keys_are_values": f"blk.{every - 1}.attn_v.weight" not in file.tensors,
+        "value_norm": True,
+        "layer_scale": True,
+        "rope_global_fraction": _turning_fraction(file, wide),
+    }
+
+
+def _turning_fraction(file: GgufFile, wide: int) -> float:
+    """The part of a global head's pairs that turn, which come first."""
+    name = f"{ROPE_FACTORS}.weight"
+    file.check(name, (wide // 2,))
+    factors = file.read(name)
+    turning = int((factors == 1).sum())
+    expected = np.repeat(np.array([1.0, STANDSTILL], np.float32), [turning, wide // 2 - turning])
+    if not np.array_equal(factors, expected):
+        raise ModelError(
+            f"{file.path}: '{name}' slows rotation in another way than standing still; such is "
+            "not understood"
+        )
+    return turning / (wide // 2)
 
 
 def vocabulary_of(file: GgufFile) -> tuple[list[str], list[float], list[int]]:
@@ -229,11 +299,12 @@ def _whole(file: GgufFile, stored: str, shape: tuple[int, ...]) -> LazyLeaf:
 
 
 def _stacked(file: GgufFile, name: str, architecture: Architecture) -> LazyLeaf:
-    names = [f"blk.{i}.{BLOCK_NAMES[name]}.weight" for i in range(architecture.num_layers)]
+    stored_name = BLOCK_NAMES[base_name(name)]
+    names = [f"blk.{i}.{stored_name}.weight" for i in architecture.layers_of(name)]
     for stored in names:
         file.check(stored, stored_shape(name, architecture))
     return LazyLeaf(
-        (architecture.num_layers, *architecture.block_shapes()[name]),
+        (len(names), *architecture.block_shapes()[name]),
         lambda i: tree_view(name, _without_one(names[i], file.read(names[i])), architecture),
         is_stacked=True,
     )

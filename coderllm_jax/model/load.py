@@ -36,7 +36,7 @@ from coderllm_jax.model.cache import (
     write_cached,
 )
 from coderllm_jax.model.mapped import sha256_of
-from coderllm_jax.model.quantization import Base
+from coderllm_jax.model.quantization import BaseFormat
 from coderllm_jax.model.tiny import random_leaves
 from coderllm_jax.model.weights import Dtype, OpenedModel, ShardingRule, place
 
@@ -66,11 +66,11 @@ def load_model(
     dtype: Dtype,
     cache_dir: str,
     sharding: ShardingRule | None = None,
-    base: Base = "float",
+    base: BaseFormat = BaseFormat(),
 ) -> LoadedModel:
     """Loads the model called `name` in `dtype`, each leaf where `sharding` says (None: one device).
 
-    The blocks' kernels are quantized to `base` as they come, a layer at a time.
+    The blocks' kernels are quantized as `base` says as they come, a layer at a time.
 
     Leaves are filled one after another and large ones layer by layer, so that neither host nor
     device holds more than it keeps; see `weights`. Raises ModelError for a name that is not

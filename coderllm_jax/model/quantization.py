@@ -27,13 +27,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from coderllm_jax.errors import ModelError
+from coderllm_jax.model.architecture import Architecture, base_name
 from coderllm_jax.model.precision import Precision, contract
 
 Base = Literal["float", "int8", "int4", "nf4"]
@@ -77,6 +78,56 @@ class Quantized:
     codes: jax.Array
     scales: jax.Array
     base: Base
+
+
+class BaseFormat(NamedTuple):
+    """The formats of a model's kernels: `base`, and int8 where a 4-bit base would cost too much.
+
+    int8: block weights by name (`value`), of which a base of 8 bits or of floats takes no notice.
+    """
+
+    base: Base = "float"
+    int8: tuple[str, ...] = ()
+
+    @property
+    def is_float(self) -> bool:
+        """Whether nothing is rounded."""
+        return self.base == "float"
+
+    def of(self, path: str) -> Base:
+        """The format of the kernel at `path` (`blocks/value`, `value`, `global_value`)."""
+        kept = base_name(path.removeprefix("blocks/")) in self.int8
+        return "int8" if kept and self.base in ("int4", "nf4") else self.base
+
+    def check(self, architecture: Architecture) -> None:
+        """ModelError where a model of this architecture cannot have the format."""
+        if not self.is_float and not architecture.is_uniform:
+            raise ModelError(
+                f"lora.base is {self.base} and the model's global layers have heads of their own "
+                f"({architecture.family}), whose blocks are unrolled by periods: every period's "
+                "kernels would be made whole at once; set lora.base=float"
+            )
+
+
+def quantize_kernel(kernel: jax.Array, *, base: Base) -> Quantized:
+    """`quantize` as models do it: of the kernel in bfloat16, whatever it came in.
+
+    Codes are then the model's, and not those of one run's precision: whoever opens what was
+    trained on them finds them again. Gemma is published in bfloat16, which this leaves as it is.
+    """
+    return quantize(kernel.astype(jnp.bfloat16), base=base)
+
+
+def dequantize_weights(weights: dict[str, Any], dtype: jnp.dtype) -> dict[str, Any]:
+    """A model's tree with float kernels where codes were, made one layer after another."""
+    make = jax.jit(
+        lambda stack: jax.lax.map(functools.partial(dequantize, dtype=dtype), stack)
+    )
+    blocks = {
+        name: make(leaf) if isinstance(leaf, Quantized) else leaf
+        for name, leaf in weights["blocks"].items()
+    }
+    return {**weights, "blocks": blocks}
 
 
 def quantize(kernel: jax.Array, *, base: Base) -> Quantized:

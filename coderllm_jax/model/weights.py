@@ -37,7 +37,12 @@ from coderllm_jax.data.tokenizer import Tokenizer
 from coderllm_jax.errors import ModelError
 from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.model.lora import is_kernel
-from coderllm_jax.model.quantization import Base, Quantized, quantize
+from coderllm_jax.model.quantization import (
+    Base,
+    BaseFormat,
+    Quantized,
+    quantize_kernel,
+)
 
 Dtype = Literal["float32", "bfloat16"]
 ShardingRule = Callable[[str, tuple[int, ...]], Sharding]  # of path and shape
@@ -105,13 +110,15 @@ def place(
     *,
     dtype: Dtype,
     sharding: ShardingRule | None = None,
-    base: Base = "float",
+    base: BaseFormat = BaseFormat(),
 ) -> dict[str, Any]:
-    """Fills every leaf on its devices and gives back the tree, kernels quantized where `base` says.
+    """Fills every leaf on its devices and gives back the tree, kernels quantized as `base` says.
 
     Host memory beside what is placed: one device's part of one tensor, or a small leaf. Raises
-    ModelError where a leaf is missing, foreign or of another shape.
+    ModelError where a leaf is missing, foreign or of another shape, and where the architecture
+    cannot have that base.
     """
+    base.check(architecture)
     expected = leaf_shapes(architecture)
     placed: dict[str, jax.Array | Quantized] = {}
     for path, leaf in leaves:
@@ -120,8 +127,8 @@ def place(
         if leaf.shape != expected[path]:
             raise ModelError(f"weight '{path}' is {leaf.shape}; expected {expected[path]}")
         where = sharding(path, leaf.shape) if sharding else None
-        if base != "float" and is_kernel(path):
-            placed[path] = _fill_quantized(path, leaf, leaf_dtype(path, dtype), base, sharding)
+        if not base.is_float and is_kernel(path):
+            placed[path] = _fill_quantized(path, leaf, base.of(path), sharding)
         else:
             placed[path] = _fill(leaf, leaf_dtype(path, dtype), where)
     missing = expected.keys() - placed.keys()
@@ -165,12 +172,12 @@ def _fill_by_layer(leaf: LazyLeaf, dtype: np.dtype, where: Sharding | None) -> j
 def _fill_quantized(
     path: str,
     leaf: np.ndarray | LazyLeaf,
-    dtype: np.dtype,
     base: Base,
     sharding: ShardingRule | None,
 ) -> Quantized:
     """A stack of kernels as codes and scales; one layer at a time is there as floats."""
-    quantize_layer = functools.partial(quantize, base=base)
+    dtype = leaf_dtype(path, "bfloat16")  # as `quantize_kernel` rounds it, and half of the bytes
+    quantize_layer = functools.partial(quantize_kernel, base=base)
     stack = jax.eval_shape(quantize_layer, jax.ShapeDtypeStruct(leaf.shape, dtype))
     where: Any = None
     layer_where: Sharding | None = None

@@ -20,7 +20,7 @@ from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.model.forward import Attention
 from coderllm_jax.model.lora import adapter_shapes, is_kernel
 from coderllm_jax.model.precision import Precision
-from coderllm_jax.model.quantization import Base, quantized_bytes
+from coderllm_jax.model.quantization import BaseFormat, quantized_bytes
 
 _SHARE = 0.75
 _WIDE = 4  # bytes of a float32
@@ -42,7 +42,7 @@ class Work(NamedTuple):
     attention: Attention
     adapted: tuple[str, ...] | None
     rank: int
-    base: Base = "float"
+    base: BaseFormat = BaseFormat()
     weight_parts: int = 1
 
 
@@ -69,10 +69,10 @@ def bytes_with_projections(architecture: Architecture, work: Work) -> float:
 def _frozen_bytes(architecture: Architecture, work: Work) -> float:
     shapes, itemsize = architecture.weight_shapes(), work.precision.weights.itemsize
     held = sum(map(math.prod, _leaves(shapes))) * itemsize
-    if work.base != "float":
+    if not work.base.is_float:
         for name, shape in shapes["blocks"].items():
             if is_kernel(name):
-                held += quantized_bytes(shape, work.base) - math.prod(shape) * itemsize
+                held += quantized_bytes(shape, work.base.of(name)) - math.prod(shape) * itemsize
     return held
 
 

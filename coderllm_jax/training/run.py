@@ -83,8 +83,9 @@ class Run:
     def _lora_identity(self, asked: dict[str, Any]) -> dict[str, Any]:
         if not self.config.lora.enabled:
             return {"enabled": False}
-        # A run from before there was another base has no such field, and goes on.
-        return {name: value for name, value in asked.items() if (name, value) != ("base", "float")}
+        # A run from before there was another base has no such fields, and goes on.
+        left_out = {"float": ("base", "base_int8"), "int8": ("base_int8",)}.get(asked["base"], ())
+        return {name: value for name, value in asked.items() if name not in left_out}
 
     @functools.cached_property
     def consumption(self) -> Consumption:
@@ -210,6 +211,7 @@ class Run:
                 "alpha": lora.alpha,
                 "targets": list(lora.targets),
                 "base": lora.base,
+                "base_int8": list(lora.base_int8),
             }
         save_adapter(self.folder.adapter, tensors, config)
 

@@ -30,7 +30,7 @@ from coderllm_jax.model.load import LoadedModel
 from coderllm_jax.model.lora import init_adapters, is_kernel
 from coderllm_jax.model.loss import HeadOptions, LossSums, cross_entropy
 from coderllm_jax.model.precision import Precision, resolve_precision
-from coderllm_jax.model.quantization import Base, Quantized, quantize
+from coderllm_jax.model.quantization import Base, BaseFormat, Quantized, quantize_kernel
 from coderllm_jax.model.sharding import (
     BATCH_AXES,
     batch_sharding,
@@ -95,6 +95,18 @@ class Program:
 
 
 @dataclasses.dataclass(frozen=True)
+class Outline:
+    """A program in shapes, each with its sharding: to be lowered and compiled, never to be run."""
+
+    frozen: dict[str, Any]
+    state: TrainState
+    batch: PackedBatch
+    lower_train_step: Callable[[], jax.stages.Lowered]
+    lower_eval_step: Callable[[], jax.stages.Lowered]
+    description: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
 class _Recipe:
     """The static half of a step."""
 
@@ -102,7 +114,7 @@ class _Recipe:
     forward: ForwardOptions
     head: HeadOptions
     full: bool
-    base: Base
+    base: BaseFormat
     accumulation_steps: int
     skip_spikes: float
     seed: int
@@ -124,30 +136,12 @@ def build_program(
     architecture, weights = model.architecture, model.weights
     mesh = make_mesh(config.mesh) if mesh is None else mesh
     recipe = _recipe(config, architecture, mesh=mesh)
-    schedule = make_schedule(
-        config.optimizer, learning_rate=config.learning_rate, num_steps=num_steps
-    )
-    optimizer = make_optimizer(config.optimizer)
+    recipe.base.check(architecture)
     frozen = _format_weights(weights, recipe)
     frozen = jax.device_put(frozen, tree_shardings(frozen, mesh))
-    make_state = functools.partial(_new_state, recipe=recipe, config=config, optimizer=optimizer)
     source = frozen if recipe.full else {}
-    abstract = jax.eval_shape(make_state, source)
-    state_shardings = _state_shardings(abstract, mesh)
-    rows, whole = batch_sharding(mesh), replicated(mesh)
-    batches = PackedBatch(*(rows,) * len(PackedBatch._fields))
-
-    init = jax.jit(make_state, out_shardings=state_shardings)
-    train = jax.jit(
-        functools.partial(_train_step, recipe=recipe, optimizer=optimizer, schedule=schedule),
-        in_shardings=(state_shardings, None, batches, None),
-        out_shardings=(state_shardings, whole),
-        donate_argnums=0,
-    )
-    evaluate = jax.jit(
-        functools.partial(_eval_step, recipe=recipe),
-        in_shardings=(state_shardings, None, batches),
-        out_shardings=whole,
+    init, train, evaluate, abstract_state = _jit_steps(
+        config, recipe, source, num_steps=num_steps, mesh=mesh
     )
     # In full fine-tuning the state holds the weights: the step is handed no others.
     kept = {} if recipe.full else frozen
@@ -179,11 +173,7 @@ def build_program(
     return Program(
         mesh=mesh,
         frozen=kept,
-        abstract_state=jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            abstract,
-            state_shardings,
-        ),
+        abstract_state=abstract_state,
         init_state=init_state,
         train_step=train_step,
         put_control=put,
@@ -194,7 +184,101 @@ def build_program(
             multiple=row_multiple(mesh, config.optimizer.accumulation_steps),
         ),
         compiled_step_text=compiled_step_text,
-        description=_describe(recipe, abstract, mesh),
+        description=_describe(recipe, abstract_state, mesh),
+    )
+
+
+def outline_program(
+    config: TrainingConfig, architecture: Architecture, *, num_steps: int, mesh: Mesh
+) -> Outline:
+    """What `build_program` would compile, over shapes: `mesh` may be of devices that nobody has.
+
+    The batch is filled up with empty rows, as a run's is.
+    """
+    recipe = _recipe(config, architecture, mesh=mesh)
+    weights = jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32),
+        architecture.weight_shapes(),
+        is_leaf=lambda node: isinstance(node, tuple),
+    )
+    frozen = jax.eval_shape(functools.partial(_format_weights, recipe=recipe), weights)
+    frozen = _placed(frozen, tree_shardings(frozen, mesh))
+    source, kept = (frozen, {}) if recipe.full else ({}, frozen)
+    _, train, evaluate, state = _jit_steps(config, recipe, source, num_steps=num_steps, mesh=mesh)
+    multiple = row_multiple(mesh, recipe.accumulation_steps)
+    shape = (-(-config.batch_size // multiple) * multiple, config.data.sequence_length)
+    batch = PackedBatch(
+        *(
+            jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
+            for dtype in (jnp.int32, jnp.int32, jnp.float32, jnp.int32, jnp.int32)
+        )
+    )
+    words = jax.ShapeDtypeStruct(
+        (mesh.size, len(Control._fields)),
+        jnp.float32,
+        sharding=NamedSharding(mesh, P(mesh.axis_names)),
+    )
+
+    def lower_train_step() -> jax.stages.Lowered:
+        with jax.set_mesh(mesh):
+            return train.lower(state, kept, batch, words)
+
+    def lower_eval_step() -> jax.stages.Lowered:
+        with jax.set_mesh(mesh):
+            return evaluate.lower(state, kept, batch)
+
+    return Outline(
+        frozen=kept,
+        state=state,
+        batch=batch,
+        lower_train_step=lower_train_step,
+        lower_eval_step=lower_eval_step,
+        description=_describe(recipe, state, mesh),
+    )
+
+
+def _jit_steps(
+    config: TrainingConfig,
+    recipe: _Recipe,
+    source: dict[str, Any],
+    *,
+    num_steps: int,
+    mesh: Mesh,
+) -> tuple[Any, Any, Any, TrainState]:
+    """(init, train, evaluate, abstract state), jitted for a mesh; `init` is to be given `source`.
+
+    num_steps is the schedule's length.
+    """
+    schedule = make_schedule(
+        config.optimizer, learning_rate=config.learning_rate, num_steps=num_steps
+    )
+    optimizer = make_optimizer(config.optimizer)
+    make_state = functools.partial(_new_state, recipe=recipe, config=config, optimizer=optimizer)
+    abstract = jax.eval_shape(make_state, source)
+    state_shardings = _state_shardings(abstract, mesh)
+    rows, whole = batch_sharding(mesh), replicated(mesh)
+    batches = PackedBatch(*(rows,) * len(PackedBatch._fields))
+    init = jax.jit(make_state, out_shardings=state_shardings)
+    train = jax.jit(
+        functools.partial(_train_step, recipe=recipe, optimizer=optimizer, schedule=schedule),
+        in_shardings=(state_shardings, None, batches, None),
+        out_shardings=(state_shardings, whole),
+        donate_argnums=0,
+    )
+    evaluate = jax.jit(
+        functools.partial(_eval_step, recipe=recipe),
+        in_shardings=(state_shardings, None, batches),
+        out_shardings=whole,
+    )
+    return init, train, evaluate, _placed(abstract, state_shardings)
+
+
+def _placed(abstract: Any, shardings: Any) -> Any:
+    """A tree of shapes that say where they lie."""
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        abstract,
+        shardings,
     )
 
 
@@ -289,9 +373,11 @@ def _key(seed: int, purpose: Literal["init", "dropout"]) -> jax.Array:
     return jax.random.split(jax.random.key(seed))[("init", "dropout").index(purpose)]
 
 
-def lora_base(config: TrainingConfig) -> Base:
-    """The format of the blocks' frozen kernels."""
-    return cast(Base, config.lora.base) if config.lora.enabled else "float"
+def lora_base(config: TrainingConfig) -> BaseFormat:
+    """The formats of the blocks' frozen kernels."""
+    if not config.lora.enabled:
+        return BaseFormat()
+    return BaseFormat(cast(Base, config.lora.base), config.lora.base_int8)
 
 
 def _format_weights(weights: dict[str, Any], recipe: _Recipe) -> dict[str, Any]:
@@ -301,13 +387,13 @@ def _format_weights(weights: dict[str, Any], recipe: _Recipe) -> dict[str, Any]:
     def as_wanted(path: tuple, leaf: Any) -> Any:
         name = tree_path(path)
         if isinstance(leaf, Quantized):
-            assert leaf.base == recipe.base, f"{name} is {leaf.base}, not {recipe.base}"
+            assert leaf.base == recipe.base.of(name), f"{name} is {leaf.base}, not {recipe.base}"
             return leaf
-        if recipe.base != "float" and is_kernel(name):
-            return quantize_stack(leaf)
+        if not recipe.base.is_float and is_kernel(name):
+            return quantize_stack(leaf, base=recipe.base.of(name))
         return leaf.astype(jnp.float32 if "norm" in name else wanted)
 
-    quantize_stack = jax.jit(functools.partial(quantize, base=recipe.base))
+    quantize_stack = jax.jit(quantize_kernel, static_argnames="base")
     return jax.tree_util.tree_map_with_path(
         as_wanted, weights, is_leaf=lambda node: isinstance(node, Quantized)
     )
@@ -517,7 +603,8 @@ def _describe(recipe: _Recipe, abstract: TrainState, mesh: Mesh) -> dict[str, An
     total = sum(int(np.prod(shape)) for shape in leaves)
     return {
         "precision": recipe.forward.precision.name,
-        "base": recipe.base,
+        "base": recipe.base.base,
+        "base_int8": list(recipe.base.int8) if recipe.base.base in ("int4", "nf4") else [],
         "attention": recipe.forward.attention,
         "remat": recipe.forward.remat,
         "scan_blocks": recipe.forward.scan_blocks,

@@ -15,11 +15,14 @@ from coderllm_jax.model.lora import PRODUCTS
 from coderllm_jax.model.precision import FLOAT32, PRECISIONS
 from coderllm_jax.model.quantization import (
     NF4_LEVELS,
+    BaseFormat,
     Quantized,
     block_length,
     contract_quantized,
     dequantize,
+    dequantize_weights,
     quantize,
+    quantize_kernel,
     quantized_bytes,
 )
 from coderllm_jax.model.tiny import random_leaves
@@ -175,10 +178,10 @@ def test_cotangents_have_the_format_of_what_they_belong_to():
 @pytest.mark.parametrize("base", BASES)
 def test_kernels_are_quantized_as_they_come_and_nothing_else_is(base):
     weights = tiny_weights()
-    placed = place(random_leaves(TINY, seed=0), TINY, dtype="float32", base=base)
+    placed = place(random_leaves(TINY, seed=0), TINY, dtype="float32", base=BaseFormat(base))
     for name, leaf in placed["blocks"].items():
         if name in PRODUCTS:
-            expected = quantize(weights["blocks"][name], base=base)
+            expected = quantize_kernel(weights["blocks"][name], base=base)
             assert leaf.base == base
             np.testing.assert_array_equal(leaf.codes, expected.codes)
             np.testing.assert_array_equal(leaf.scales, expected.scales)
@@ -203,6 +206,55 @@ def test_one_layer_at_a_time_is_read():
         (path, lazy(path, values) if path == "blocks/query" else values)
         for path, values in random_leaves(architecture, seed=0)
     ]
-    placed = place(leaves, architecture, dtype="float32", base="nf4")
+    placed = place(leaves, architecture, dtype="float32", base=BaseFormat("nf4"))
     assert asked == [("blocks/query", i) for i in range(5)]
     assert isinstance(placed["blocks"]["query"], Quantized)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_only_a_base_of_4_bits_keeps_kernels_in_8(base):
+    placed = place(
+        random_leaves(TINY, seed=0), TINY, dtype="float32", base=BaseFormat(base, ("value",))
+    )
+    found = {name: placed["blocks"][name].base for name in PRODUCTS}
+    assert found == {name: base for name in PRODUCTS} | {"value": "int8"}
+
+
+def test_a_global_layers_kernel_has_the_format_of_its_name():
+    assert BaseFormat("nf4", ("value",)).of("blocks/global_value") == "int8"
+    assert BaseFormat("nf4", ("value",)).of("blocks/global_query") == "nf4"
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_codes_do_not_hang_on_the_precision_of_who_asks(base):
+    """A run in float32 and one in bfloat16 train on the same kernels, which answer later."""
+    wide, narrow = (
+        place(random_leaves(TINY, seed=0), TINY, dtype=dtype, base=BaseFormat(base))["blocks"]
+        for dtype in ("float32", "bfloat16")
+    )
+    for name in PRODUCTS:
+        np.testing.assert_array_equal(wide[name].codes, narrow[name].codes)
+        np.testing.assert_array_equal(wide[name].scales, narrow[name].scales)
+
+
+def test_a_whole_model_is_made_floats_again():
+    weights = place(
+        random_leaves(TINY, seed=0), TINY, dtype="float32", base=BaseFormat("nf4", ("key",))
+    )
+    found = dequantize_weights(weights, jnp.dtype("bfloat16"))
+    assert found["embedding"] is weights["embedding"]
+    for name, leaf in found["blocks"].items():
+        if name in PRODUCTS:
+            assert leaf.dtype == jnp.bfloat16
+            expected = dequantize(weights["blocks"][name], jnp.dtype("bfloat16"))
+            np.testing.assert_array_equal(leaf, expected)
+        else:
+            assert leaf is weights["blocks"][name]
+
+
+def test_layers_with_heads_of_their_own_are_refused():
+    """Before a leaf is read."""
+    mixed = dataclasses.replace(TINY, family="gemma4", global_head_size=32, global_kv_heads=1)
+    assert not mixed.is_uniform
+    with pytest.raises(ModelError, match=r"lora\.base is nf4 and .* gemma4.* set lora\.base=float"):
+        place(iter(()), mixed, dtype="float32", base=BaseFormat("nf4"))

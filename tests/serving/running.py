@@ -41,11 +41,12 @@ class Running(NamedTuple):
     service: Service
     log: Path | None
     server: Any
+    clients: contextlib.ExitStack
 
     def client(self, **options: Any) -> openai.OpenAI:
-        """As users make it, but for retries."""
+        """As users make it, but for retries; closed when the server has ended."""
         options = {"api_key": "none", "max_retries": 0, "timeout": 60} | options
-        return openai.OpenAI(base_url=f"{self.url}v1", **options)
+        return self.clients.enter_context(openai.OpenAI(base_url=f"{self.url}v1", **options))
 
 
 def new_engine() -> Engine:
@@ -135,8 +136,11 @@ def running(
     thread.start()
     app = guarded(make_app(service), access)
     try:
-        with served(app, on_drain=service.drain, drain_s=section.drain_s) as server:
-            yield Running(server.url, service, log, server)
+        with (
+            contextlib.ExitStack() as clients,
+            served(app, on_drain=service.drain, drain_s=section.drain_s) as server,
+        ):
+            yield Running(server.url, service, log, server, clients)
     finally:
         desk.stop()
         thread.join(30)

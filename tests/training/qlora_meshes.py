@@ -17,7 +17,7 @@ from coderllm_jax.config import TrainingConfig
 from coderllm_jax.model.load import load_model
 from coderllm_jax.model.quantization import Quantized
 from coderllm_jax.model.sharding import make_mesh, sharding_by_path
-from coderllm_jax.training.step import build_program
+from coderllm_jax.training.step import build_program, lora_base
 from tests.training.sharded_steps import LENGTH, MESHES, batches, collectives
 
 STEPS = 4
@@ -40,7 +40,7 @@ def run(sizes):
         dtype="float32",
         cache_dir=config.model.cache_dir,
         sharding=sharding_by_path(mesh),
-        base="nf4",
+        base=lora_base(config),
     )
     program = build_program(config, model, num_steps=STEPS, mesh=mesh)
     kernels = {

@@ -24,7 +24,7 @@ from coderllm_jax.model.forward import ForwardOptions, hidden_states
 from coderllm_jax.model.load import load_model
 from coderllm_jax.model.lora import init_adapters
 from coderllm_jax.model.precision import FLOAT32
-from coderllm_jax.model.quantization import Quantized, dequantize, quantize
+from coderllm_jax.model.quantization import BaseFormat, Quantized, dequantize, quantize
 from coderllm_jax.training.memory import Work, bytes_with_projections
 from coderllm_jax.training.run_folder import RunFolder
 from coderllm_jax.training.step import build_program
@@ -49,7 +49,8 @@ def model(tmp_path_factory):
 
 
 def loaded(base, cache="unused"):
-    return load_model("tiny", dtype="float32", cache_dir=cache, base=base)
+    """As a run with `lora.base` and no kernels in int8 has it, see PURE."""
+    return load_model("tiny", dtype="float32", cache_dir=cache, base=BaseFormat(base))
 
 
 def build(model, **changes):
@@ -60,6 +61,7 @@ def build(model, **changes):
     config.optimizer.warmup_fraction = 0.0
     config.data.sequence_length = LENGTH
     config.lora.rank = 4  # unlike any size of a kernel
+    config.lora.base_int8 = ()
     config.update_from_flattened_dict(changes)
     return build_program(TrainingConfig.from_config_dict(config), model, num_steps=10)
 
@@ -212,7 +214,7 @@ def test_the_estimate_counts_codes_and_scales():
             attention="dense",
             adapted=("query",),
             rank=1,
-            base=base,
+            base=BaseFormat(base),
         )
         return bytes_with_projections(TINY, work)
 
