@@ -2,7 +2,7 @@
 
     python -m benchmarks.serving
     python -m benchmarks.serving --parts=throughput --rounds=5 --json=serving.json
-    python -m benchmarks.serving --parts=soak --soak_model=tiny --soak_requests=1000
+    python -m benchmarks.serving --parts=soak --model=tiny --soak_requests=1000
 
     throughput    the same texts, one stream after another and sixteen at a time, in turn; server
                   and client share the machine's cores, as on a laptop
@@ -45,16 +45,13 @@ _PARTS = flags.DEFINE_list(
     "parts", ["throughput", "soak"], "throughput, soak, or both.", allow_override=True
 )
 _MODEL = flags.DEFINE_string(
-    "model", "gemma3_270m", "The model of the throughput.", allow_override=True
+    "model", "gemma3_270m", "The model that is served.", allow_override=True
 )
 _ROUNDS = flags.DEFINE_integer(
     "rounds", 5, "Passes of one stream and of sixteen, in turn.", lower_bound=1, allow_override=True
 )
 _TOKENS = flags.DEFINE_integer(
     "tokens", 64, "New tokens for each text.", lower_bound=2, allow_override=True
-)
-_SOAK_MODEL = flags.DEFINE_string(
-    "soak_model", "tiny", "The model of the soak.", allow_override=True
 )
 _SOAK_REQUESTS = flags.DEFINE_integer(
     "soak_requests", 1000, "Requests of the soak.", lower_bound=20, allow_override=True
@@ -218,7 +215,7 @@ def measure_soak(folder: Path) -> Soak:
     ]
     plan = make_plan(_SOAK_REQUESTS.value, seed=0, longest_prompt=120, most_tokens=48)
     memory: dict[int, int] = {}
-    with serving(_SOAK_MODEL.value, folder, *options) as server:
+    with serving(_MODEL.value, folder, *options) as server:
 
         def on_ended(count: int) -> None:
             memory[count] = server.memory_bytes
@@ -257,7 +254,7 @@ def _check(plan: Sequence[Planned], outcomes: Sequence[Outcome]) -> list[int]:
 
     _tell("asking the generator in this process")
     reference = open_local(
-        _SOAK_MODEL.value,
+        _MODEL.value,
         generation=GenerationSection(max_length=_SOAK_LENGTH),
         prompt=PromptSection(style="chat"),
         cache_dir=ModelSection().cache_dir,
@@ -300,7 +297,7 @@ def lines_of(throughput: Throughput | None, soak: Soak | None) -> list[str]:
         )
     if soak is not None:
         lines.append(
-            f"soak of {_SOAK_MODEL.value}: {soak.requests} requests in {soak.seconds:.0f} s: "
+            f"soak: {soak.requests} requests in {soak.seconds:.0f} s: "
             f"{soak.answered} answered, {soak.cancelled} that left, {soak.malformed} malformed, "
             f"turned away and come again {soak.turned_away} times"
         )
@@ -351,7 +348,6 @@ def main(argv: list[str]) -> None:
             soak = measure_soak(Path(name) / "soak")
     conditions = {
         "model": _MODEL.value,
-        "soak_model": _SOAK_MODEL.value,
         "tokens": _TOKENS.value,
         "rounds": _ROUNDS.value,
         "cores": os.cpu_count(),
