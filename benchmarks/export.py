@@ -60,6 +60,16 @@ _LIBRARIES = {
 }
 
 
+_LEGEND = (
+    "Logits at 36 positions of three prompts, from the written file to what its library says: the "
+    "largest difference and KL divergence; `rounding` is what the number format cost before that. "
+    "Every tensor was read back as it was meant. Answers are greedy and compared token by token, "
+    "ours in float32 with the adapter beside the kernels; the last column is the mean number of "
+    "tokens before the first that differs. `Our lead` is the difference of our two largest logits "
+    "there: where it is below what `logits differ` says, the two were near a tie."
+)
+
+
 class Difference(NamedTuple):
     """Where an answer leaves ours: after how many tokens, ours and theirs, our lead in logits.
 
@@ -75,7 +85,10 @@ class Difference(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """One artifact: its size, what its proof found, and how its answers compare."""
+    """One artifact: its size, what its proof found, and how its answers compare.
+
+    mean_common: tokens until the first that differs, of mean_length that ours have.
+    """
 
     name: str
     library: str
@@ -83,6 +96,8 @@ class Outcome(NamedTuple):
     verification: Mapping[str, Any]
     num_equal: int
     num_answers: int
+    mean_common: float
+    mean_length: float
     differences: Sequence[Difference]
     seconds: float
 
@@ -191,9 +206,10 @@ def compare(name: str, library: str, artifact: Path, *, found: Any, own: Own, ba
     with tempfile.TemporaryDirectory() as folder:
         seconds = ask_library(Path(folder), library, artifact, base, own)
         answers = json.loads((Path(folder) / "answers.json").read_text())
-    differences = []
+    differences, common = [], []
     for question, (ours, theirs) in enumerate(zip(own.answers, answers, strict=True)):
         at = first_difference(ours, theirs)
+        common.append(len(ours) if at is None else at)
         if at is not None:
             differences.append(own.describe(question, at, theirs))
     files = artifact.rglob("*") if artifact.is_dir() else [artifact]
@@ -205,6 +221,8 @@ def compare(name: str, library: str, artifact: Path, *, found: Any, own: Own, ba
         verification=found,
         num_equal=len(answers) - len(differences),
         num_answers=len(answers),
+        mean_common=float(np.mean(common)),
+        mean_length=float(np.mean([len(ours) for ours in own.answers])),
         differences=differences,
         seconds=seconds,
     )
@@ -225,8 +243,9 @@ def compare_all(out: Path, own: Own, base: Path) -> list[Outcome]:
 def table(outcomes: Sequence[Outcome]) -> str:
     """The outcomes in Markdown."""
     lines = [
-        "| artifact | loaded by | GB | logits differ | KL, nats | rounding, KL | equal answers |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| artifact | loaded by | GB | logits differ | KL, nats | rounding, KL | equal answers "
+        "| equal from the start, of tokens |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for outcome in outcomes:
         found = outcome.verification
@@ -235,7 +254,8 @@ def table(outcomes: Sequence[Outcome]) -> str:
         lines.append(
             f"| {outcome.name} | {versions} | {outcome.num_bytes / 1e9:.2f} | "
             f"{found['program']['difference']:.2g} | {found['program']['kl']:.2g} | {rounding} | "
-            f"{outcome.num_equal} of {outcome.num_answers} |"
+            f"{outcome.num_equal} of {outcome.num_answers} | "
+            f"{outcome.mean_common:.1f} of {outcome.mean_length:.1f} |"
         )
     return "\n".join(lines)
 
@@ -298,9 +318,9 @@ def main(argv: list[str]) -> None:
         Path(_JSON.value).write_text(f"{json.dumps(content, indent=1)}\n")
     if _REPORT.value:
         text = (
-            f"# Exports beside the model they were made from\n\n`python -m benchmarks.export`\n\n"
-            f"{conditions}\n\n{table(outcomes)}\n\nAnswers that differ, at their first differing "
-            f"token:\n\n{differences_table(outcomes)}\n"
+            f"# Exports beside the model they were made from\n\n`python -m benchmarks.export`: "
+            f"{conditions}\n\n{table(outcomes)}\n\n{_LEGEND}\n\nAnswers that differ, at their "
+            f"first differing token:\n\n{differences_table(outcomes)}\n"
         )
         Path(_REPORT.value).write_text(text, encoding="utf-8")
 

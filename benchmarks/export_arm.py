@@ -60,7 +60,7 @@ def answer_by_keras(job: Job) -> Answers:
     os.environ["KERAS_BACKEND"] = "jax"
     import keras_hub
 
-    model = keras_hub.models.Gemma3CausalLM.from_preset(job.artifact, dtype="float32")
+    model = keras_hub.models.CausalLM.from_preset(job.artifact, dtype="float32")
     model.compile(sampler="greedy")
     generate = model.make_generate_function()
     length = max(map(len, job.prompts)) + job.num_new

@@ -6,7 +6,6 @@ fact is tests/export/test_loaders.py (marked `peers`) and benchmarks/export.py.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import os
@@ -28,7 +27,7 @@ from coderllm_jax.export.exporting import export_model
 from coderllm_jax.generation.trained import load_trained
 from coderllm_jax.model.lora import merge_adapters
 from coderllm_jax.model.precision import FLOAT32
-from tests.export.small_model import ALPHA, RANK, honest_loader, write_trained
+from tests.export.small_model import ALPHA, KINDS, RANK, honest_loader, write_trained
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -275,15 +274,19 @@ def test_bytes_for_a_tokenizer_are_not_exported(tmp_path):
         export_model(config_for("tiny", tmp_path / "out", verify=False))
 
 
-def test_older_families_are_not_exported_yet(tmp_path, monkeypatch):
-    def older(*arguments, **options):
-        model = load_trained(*arguments, **options)
-        architecture = dataclasses.replace(model.architecture, family="gemma2")
-        return model._replace(architecture=architecture)
-
-    monkeypatch.setattr(exporting, "load_trained", older)
-    with pytest.raises(ModelError, match="of family gemma2; only Gemma 3"):
-        export_model(config_for("tiny", tmp_path / "out", verify=False))
+def test_a_gemma_4_is_exported_under_its_own_names(tmp_path, small_vocabulary, proven):
+    adapter = write_trained(tmp_path, small_vocabulary, architecture=KINDS["gemma4"])
+    result = export_model(config_for(adapter, tmp_path / "out"))
+    folder = result.folders["huggingface"]
+    template = (folder / "chat_template.jinja").read_text()
+    assert "<|turn>user" in template
+    assert "start_of_turn" not in template
+    card = (folder / "README.md").read_text()
+    assert "license: apache-2.0" in card
+    assert "- gemma4" in card
+    assert "`<turn|>`" in card
+    assert "Terms of Use" not in card
+    assert "Apache License, Version 2.0" in (folder / "NOTICE").read_text()
 
 
 def test_a_full_disk_is_named_before_anything_is_written(adapter, tmp_path, monkeypatch):

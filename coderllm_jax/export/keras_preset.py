@@ -110,6 +110,9 @@ def _write_array(group: Any, values: np.ndarray, dtype: np.dtype) -> None:
     dataset = group.create_dataset("0", values.shape, stored)
     if is_narrow:
         dataset.attrs["dtype"] = "bfloat16"
+    if not values.shape:
+        dataset[()] = values.astype(dtype).view(stored)
+        return
     start = 0
     for chunk in row_chunks(values):
         dataset[start : start + len(chunk)] = chunk.astype(dtype, copy=False).view(stored)

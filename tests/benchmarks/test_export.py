@@ -37,7 +37,10 @@ def test_an_answer_ends_before_its_first_stop():
 
 def test_tables_show_counts_and_every_difference():
     difference = Difference(question=2, at=4, ours="'a'", theirs="(end)", lead=0.01234, rank=2)
-    outcome = Outcome("m-q8_0.gguf", "llama.cpp", 3 * 10**8, FOUND, 19, 20, [difference], 1.0)
-    assert "| m-q8_0.gguf | lib 1.2 | 0.30 | 0.25 | 1e-06 |  | 19 of 20 |" in table([outcome])
+    outcome = Outcome(
+        "m-q8_0.gguf", "llama.cpp", 3 * 10**8, FOUND, 19, 20, 30.5, 32.0, [difference], 1.0
+    )
+    row = "| m-q8_0.gguf | lib 1.2 | 0.30 | 0.25 | 1e-06 |  | 19 of 20 | 30.5 of 32.0 |"
+    assert row in table([outcome])
     assert "| m-q8_0.gguf | 3 | 5 | 'a' | (end) | 0.0123 | 2 |" in differences_table([outcome])
     assert differences_table([outcome._replace(differences=[])]) == "No answer differs."
