@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from absl import app
 
-from benchmarks import measure, peers, peers_tunix
-from benchmarks.generate_arm import Pass, Report
+from benchmarks import generate_turns, measure, peers, peers_tunix
+from benchmarks.generate_arm import ArmError, Pass, Report
 from benchmarks.generate_tunix import Numbered
 from benchmarks.generate_turns import Measurement as Generated
 from benchmarks.generate_turns import Outcome
@@ -129,6 +129,59 @@ def test_generation_is_compared_by_round_with_first_tokens_and_what_was_said():
     assert keras["memory_ratio"] == pytest.approx(3.0)
     assert (ours["num_same_tokens"], keras["num_same_tokens"]) == (3, 4)
     assert failed["problem"] == "gone"
+
+
+class Acting:
+    """A running arm without a process: `fails` names the step at which it ends."""
+
+    log: list[tuple[str, str]] = []
+
+    def __init__(self, module, job, *, environment, python):
+        self.fails, self.name, self.python = job, module.removeprefix("benchmarks."), python
+
+    def _do(self, step, result):
+        self.log.append((self.name, step))
+        if self.fails == step:
+            raise ArmError(f"{step} went wrong")
+        return result
+
+    def wait_ready(self):
+        self._do("load", None)
+
+    def take_pass(self):
+        return self._do("pass", Pass(1.0, 1.0))
+
+    def finish(self):
+        return self._do("finish", generated(1.0).report)
+
+    def kill(self):
+        self._do("kill", None)
+
+
+def test_arms_take_turns_and_one_that_ends_early_does_not_stop_the_rest(monkeypatch):
+    monkeypatch.setattr(generate_turns, "RunningArm", Acting)
+    monkeypatch.setattr(Acting, "log", [])
+    names = ("a", "load", "pass", "finish", "b", "away")
+    told = []
+    outcome = generate_turns.measure_together(
+        [generate_turns.Arm(name, name, name, "float32") for name in names],
+        lambda arm: arm.name,
+        rounds=2,
+        environment={},
+        absent=lambda arm: "not here" if arm.name == "away" else "",
+        tell=lambda number, name, taken: told.append((number, name)),
+    )
+    assert outcome.found.keys() == {"a", "b"}
+    assert all(len(found.passes) == 2 for found in outcome.found.values())
+    assert outcome.missing == {
+        "load": "load went wrong",
+        "pass": "pass went wrong",
+        "finish": "finish went wrong",
+        "away": "not here",
+    }
+    assert told == [(1, "a"), (1, "finish"), (1, "b"), (2, "a"), (2, "finish"), (2, "b")]
+    killed = [name for name, step in Acting.log if step == "kill"]
+    assert sorted(killed) == ["finish", "load", "pass"]
 
 
 # --- arms and interpreters ----------------------------------------------------------------------
