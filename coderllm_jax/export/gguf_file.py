@@ -12,7 +12,8 @@ asked for, norms are float32 and written as 1 + scale.
 llama.cpp knows a Gemma by less than our architecture says, and by other words in each family
 (its src/models/gemma*.cpp): the query's scale hangs on the number of layers, only Gemma 2 caps
 attention, and always; Gemma 4's rotation is a tensor, in which a pair that stays where it is has a
-factor of 1e30. What cannot be said is refused: the header is read back before a tensor is written.
+factor of 1e30. What cannot be said is refused: the header is read back once the first tensor, that
+one where there is one, is in the file.
 """
 
 from __future__ import annotations
@@ -103,13 +104,16 @@ def write_gguf(file: Path, model: MergedModel, *, kind: GgufType, name: str) -> 
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     writer.close()
-    _check_sayable(file, architecture)
     with file.open("r+b") as stream:
         stream.seek(0, 2)
         for source in sources:
             stream.write(b"\0" * (-stream.tell() % gguf.GGUF_DEFAULT_ALIGNMENT))
             for chunk in row_chunks(source.read()):
                 stream.write(encode(chunk, source.kind))
+            if source is sources[0]:
+                # With it, everything is there that says what the model is: no need to write on.
+                stream.flush()
+                _check_sayable(file, architecture)
         stream.write(b"\0" * (-stream.tell() % gguf.GGUF_DEFAULT_ALIGNMENT))
 
 
@@ -121,12 +125,16 @@ def encode(values: np.ndarray, kind: Any) -> bytes:
 
 
 def gguf_sources(model: MergedModel, *, kind: GgufType) -> Iterator[GgufSource]:
-    """Every tensor in the order of the file."""
+    """Every tensor in the order of the file; rotation's factors, which only Gemma 4 has, first."""
     from gguf import GGMLQuantizationType
 
     architecture = model.architecture
     matrices = GGMLQuantizationType[_TYPES[kind][0]]
     outer = {"embedding": "token_embd", "final_norm": "output_norm"}
+    if architecture.family == "gemma4":
+        name, factors = reader.ROPE_FACTORS, _rope_factors(architecture)
+        stored = GGMLQuantizationType.F32
+        yield GgufSource(name, None, f"{name}.weight", factors.shape, stored, lambda: factors)
     for path, layer in model.tensors():
         ours = path.removeprefix("blocks/")
         if layer is None:
@@ -142,10 +150,6 @@ def gguf_sources(model: MergedModel, *, kind: GgufType) -> Iterator[GgufSource]:
                 "choose gguf_types=f16"
             )
         yield GgufSource(path, layer, f"{name}.weight", shape, stored, _reader(model, path, layer))
-    if architecture.family == "gemma4":
-        name, factors = reader.ROPE_FACTORS, _rope_factors(architecture)
-        stored = GGMLQuantizationType.F32
-        yield GgufSource(name, None, f"{name}.weight", factors.shape, stored, lambda: factors)
 
 
 def _rope_factors(architecture: Architecture) -> np.ndarray:

@@ -100,7 +100,8 @@ def check_tokenizer(tokenizer: Tokenizer, *, format: str) -> None:
             return
         raise ModelError(
             f"formats has {format}, which needs Gemma's tokenizer.model, and this model came with "
-            "a tokenizer.json alone; put tokenizer.model beside its weights"
+            "a tokenizer.json alone; put tokenizer.model (of a KerasHub preset, "
+            "assets/tokenizer/vocabulary.spm) beside its weights"
         )
     raise ModelError(
         "the model's tokenizer is bytes, which no other program reads; "

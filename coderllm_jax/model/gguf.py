@@ -183,6 +183,10 @@ def architecture_of(file: GgufFile) -> Architecture:
     is_27b = num_layers == traits.layers_of_27b
     query_size = max(width // num_heads, 1) if is_27b else head_size
     scaled = file.metadata.get(f"{family}.rope.scaling.type") == "linear"
+    rope_global = real("rope.freq_base", traits.rope_global)
+    rope_global_scaling = real("rope.scaling.factor", 1.0) if scaled else 1.0
+    # Gemma 2's layers rotate alike.
+    are_alike = family == "gemma2"
     if is_fourth:
         layers = _fourth(file, num_layers, head_size, whole("attention.key_length"))
     else:
@@ -200,9 +204,10 @@ def architecture_of(file: GgufFile) -> Architecture:
         num_heads=num_heads,
         head_size=head_size,
         window=whole("attention.sliding_window", _WINDOW.get(family)),
-        rope_local=real("rope.freq_base_swa", traits.rope_local),
-        rope_global=real("rope.freq_base", traits.rope_global),
-        rope_global_scaling=real("rope.scaling.factor", 1.0) if scaled else 1.0,
+        rope_local=real("rope.freq_base_swa", rope_global if are_alike else traits.rope_local),
+        rope_global=rope_global,
+        rope_local_scaling=rope_global_scaling if are_alike else 1.0,
+        rope_global_scaling=rope_global_scaling,
         # Stored in float32; six digits give back the 1e-6 that was meant.
         norm_epsilon=float(f"{real('attention.layer_norm_rms_epsilon'):.6g}"),
         query_key_norm=traits.query_key_norm,

@@ -1,46 +1,61 @@
-"""Every format of every family, in fact loaded by the library that people will load it with."""
+"""Every format of every family, in fact loaded by the library that people will load it with.
+
+A library is imported once for all cases: it answers one job after another in a process that stays.
+The first two cases take the way that a user's export takes, a process for each artifact.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from coderllm_jax.config.export import ExportConfig
+from coderllm_jax.export import verification
 from coderllm_jax.export.exporting import export_model
+from coderllm_jax.export.reload_protocol import read_reply, write_job
 from coderllm_jax.export.verification import LOADERS
 from tests.export.small_model import KINDS, write_trained
 from tests.export.test_families import BY_WIDTH
 
-FORMATS = [
-    ("huggingface", {}),
-    ("peft", {}),
-    ("gguf", {"gguf_types": ("f32", "f16", "q8_0")}),
-    ("keras", {}),
-]
-# Number formats and shards are the same code in every family.
+ROOT = Path(__file__).resolve().parents[2]
+FORMATS = {
+    "huggingface": {},
+    "peft": {},
+    "gguf": {"gguf_types": ("f32", "f16", "bf16", "q8_0")},
+    "keras": {},
+}
 CASES = [
-    ("gemma3", "huggingface", {"dtype": "bfloat16", "max_shard_bytes": 40_000}),
-    ("gemma3", "gguf", {"gguf_types": ("bf16",)}),
-    *(
-        (kind, wanted, changes)
-        for kind in KINDS
-        for wanted, changes in FORMATS
-        if not (wanted == "keras" and kind in BY_WIDTH)
-    ),
+    (kind, wanted)
+    for wanted in FORMATS
+    for kind in KINDS
+    if not (wanted == "keras" and kind in BY_WIDTH)
 ]
+SERVE = """
+import importlib, sys
+from coderllm_jax.export import reload_protocol
+module = importlib.import_module(f"coderllm_jax.export.{sys.argv[1]}")
+answers = sys.stdout
+sys.stdout = sys.stderr
+for line in sys.stdin:
+    sys.argv[1] = line.strip()
+    reload_protocol.answer(module.reload)
+    print("answered", file=answers, flush=True)
+"""
 
 
 def installed(wanted):
     return all(importlib.util.find_spec(name) for name in LOADERS[wanted].imports)
 
 
-@pytest.mark.peers
-@pytest.mark.parametrize(("kind", "wanted", "changes"), CASES)
-def test_it_is_loaded_and_is_the_model(tmp_path, small_vocabulary, kind, wanted, changes):
+def export(tmp_path, vocabulary, wanted, changes, *, kind="gemma3"):
     if not installed(wanted):
         pytest.skip(f"needs {LOADERS[wanted].distributions}")
-    adapter = write_trained(tmp_path, small_vocabulary, architecture=KINDS[kind])
+    adapter = write_trained(tmp_path, vocabulary, architecture=KINDS[kind])
     config = ExportConfig.create_default()
     config.update(
         {"model_path": str(adapter), "out": str(tmp_path / "out"), "formats": (wanted,), **changes}
@@ -50,3 +65,50 @@ def test_it_is_loaded_and_is_the_model(tmp_path, small_vocabulary, kind, wanted,
     for found in result.verifications.values():
         assert found is not None
         assert found.program.flips == 0
+
+
+@pytest.fixture(scope="module")
+def ask(tmp_path_factory):
+    """`verification._ask` of processes that stay."""
+    running = {}
+
+    def answered(loader, job):
+        folder = tmp_path_factory.mktemp("job")
+        write_job(folder, job)
+        if loader.module not in running:
+            running[loader.module] = subprocess.Popen(
+                [sys.executable, "-c", SERVE, loader.module],
+                cwd=ROOT,
+                env={**os.environ, "HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        process = running[loader.module]
+        print(folder, file=process.stdin, flush=True)
+        assert process.stdout.readline() == "answered\n", f"{loader.title} does not load it"
+        return read_reply(folder)
+
+    yield answered
+    for process in running.values():
+        with process:
+            process.stdin.close()
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize(
+    ("wanted", "changes"),
+    [
+        ("huggingface", {"dtype": "bfloat16", "max_shard_bytes": 40_000}),
+        ("gguf", {"gguf_types": ("f16",)}),
+    ],
+)
+def test_it_is_loaded_as_a_user_s_export_is(tmp_path, small_vocabulary, wanted, changes):
+    export(tmp_path, small_vocabulary, wanted, changes)
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize(("kind", "wanted"), CASES)
+def test_it_is_loaded_and_is_the_model(tmp_path, small_vocabulary, ask, monkeypatch, kind, wanted):
+    monkeypatch.setattr(verification, "_ask", ask)
+    export(tmp_path, small_vocabulary, wanted, FORMATS[wanted], kind=kind)
