@@ -1,0 +1,97 @@
+"""The order of a preflight: numbers, screen, compilation, answer.
+
+    config ─> architecture, slice ─> screened plans ─> compiled winners ─> Preflight
+                                                  └─ none fits ─> remedies
+
+The answer holds everything that the table and the JSON file tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from coderllm_jax.config.preflight import PreflightConfig
+from coderllm_jax.model.architecture import Architecture
+from coderllm_jax.preflight.catalogue import find_architecture
+from coderllm_jax.preflight.chips import Slice, parse_topology
+from coderllm_jax.preflight.compiling import Compiled, compile_step, find_library
+from coderllm_jax.preflight.roofline import Bound, bound_step
+from coderllm_jax.preflight.screen import Remedy, Screened, find_remedies, screen
+from coderllm_jax.training.step import lora_base
+
+
+class Winner(NamedTuple):
+    """A plan that was compiled. evaluation: of the first only; None where it was not asked for."""
+
+    screened: Screened
+    train: Compiled
+    evaluation: Compiled | None
+
+    @property
+    def bound(self) -> Bound | None:
+        """Of the compiled training step; None where it did not fit."""
+        if self.train.costs is None:
+            return None
+        costs = self.train.costs
+        return bound_step(
+            self.screened.plan.slice,
+            flops=costs.flops,
+            num_bytes=costs.bytes,
+            collectives=costs.collectives,
+        )
+
+    @property
+    def fits(self) -> bool:
+        return self.train.fits and (self.evaluation is None or self.evaluation.fits)
+
+
+class Preflight(NamedTuple):
+    """Everything that was found. screened: the best first. remedies: where nothing fits."""
+
+    config: PreflightConfig
+    architecture: Architecture
+    slice: Slice
+    screened: list[Screened]
+    winners: list[Winner]
+    remedies: list[Remedy]
+
+    @property
+    def fits(self) -> bool:
+        """By the compiler where it was asked, else by the screen."""
+        if self.winners:
+            return any(winner.fits for winner in self.winners)
+        return self.screened[0].fits
+
+
+def run_preflight(config: PreflightConfig, *, note: Callable[[str], None]) -> Preflight:
+    """Does all of it; UserError for a mistake, and where libtpu is missing or gives no answer."""
+    slice_ = parse_topology(config.topology)
+    architecture = find_architecture(config.model_name)
+    lora_base(config).check(architecture)
+    library = find_library(config) if config.compile.winners else None
+    screened = screen(config, slice_, architecture)
+    winners: list[Winner] = []
+    shortage = 0.0
+    for each in _to_compile(screened, config.compile.winners):
+        assert library is not None
+        note(f"compiling the training step for {each.plan.words}")
+        train = compile_step(each.plan, "train", config=config, library=library)
+        evaluation = None
+        if config.compile.evaluation and train.fits and not winners:
+            note("compiling the evaluation step")
+            evaluation = compile_step(each.plan, "evaluation", config=config, library=library)
+        winners.append(Winner(each, train, evaluation))
+        if not train.fits:
+            shortage = max(shortage, train.needed_bytes - each.estimate.memory_bytes)
+    found = Preflight(config, architecture, slice_, screened, winners, [])
+    if found.fits:
+        return found
+    nearest = winners[0].screened if winners else screened[0]
+    remedies = find_remedies(config, nearest, architecture, shortage=shortage)
+    return found._replace(remedies=remedies)
+
+
+def _to_compile(screened: list[Screened], most: int) -> list[Screened]:
+    """The first ones that fit; where none does, the nearest, for the compiler's own word on it."""
+    return [each for each in screened if each.fits][:most] or screened[: min(most, 1)]

@@ -1,0 +1,150 @@
+"""Which plans are worth compiling, and what would help where none fits. Arithmetic only.
+
+    every mesh x batch ──> estimate ──> those that fit, fastest bound per position first
+                                   └──> none: the nearest, and changes of it that would fit
+
+A larger batch always looks a little faster; the smallest one with nearly the best rate wins, since
+a batch is a matter of learning, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from coderllm_jax.config.preflight import PreflightConfig
+from coderllm_jax.model.architecture import Architecture
+from coderllm_jax.preflight.chips import Slice, larger_slices
+from coderllm_jax.preflight.estimate import Estimate, estimate
+from coderllm_jax.preflight.plan import Plan, plans
+
+# XLA's own needs and what the formulas leave out, as a part of the chip's memory.
+_RESERVE = 0.08
+_SHORTEST_ROW = 256
+
+
+class Screened(NamedTuple):
+    """A plan and what was reckoned of it."""
+
+    plan: Plan
+    estimate: Estimate
+
+    @property
+    def fits(self) -> bool:
+        return self.spare_bytes >= 0
+
+    @property
+    def spare_bytes(self) -> float:
+        """What is left of the memory a plan should use; negative: what is missing."""
+        limit = self.plan.slice.chip.memory_bytes * (1 - _RESERVE)
+        return limit - self.estimate.memory_bytes
+
+    @property
+    def seconds_per_position(self) -> float:
+        """Lower is better: the bound, and, between equals, what nothing hides."""
+        bound = self.estimate.bound
+        return (0.9 * bound.at_best_s + 0.1 * bound.in_turn_s) / self.plan.step_positions
+
+
+class Remedy(NamedTuple):
+    """A change after which the screen says that a plan fits."""
+
+    words: str
+    screened: Screened
+
+
+def screen(config: PreflightConfig, slice_: Slice, architecture: Architecture) -> list[Screened]:
+    """Every plan, the one to compile first at the front; those that do not fit at the end."""
+    every = [
+        Screened(plan, _estimate(plan, config, architecture))
+        for plan in plans(config, slice_, architecture)
+    ]
+    fitting = [each for each in every if each.fits]
+    missing = sorted((each for each in every if not each.fits), key=lambda each: -each.spare_bytes)
+    return [*_ranked(fitting, least_share=config.screen.least_share), *missing]
+
+
+def _ranked(fitting: Sequence[Screened], *, least_share: float) -> Iterator[Screened]:
+    """A plan a mesh at first: its smallest good batch; then all others, fastest first."""
+    best: dict[tuple[int, ...], Screened] = {}
+    if fitting:
+        fastest = min(each.seconds_per_position for each in fitting)
+        for each in fitting:
+            mesh = tuple(each.plan.mesh)
+            if each.seconds_per_position * least_share <= fastest and (
+                mesh not in best or each.plan.config.batch_size < best[mesh].plan.config.batch_size
+            ):
+                best[mesh] = each
+    chosen = sorted(
+        best.values(), key=lambda each: (each.plan.config.batch_size, each.seconds_per_position)
+    )
+    yield from chosen
+    rest = [each for each in fitting if each not in chosen]
+    yield from sorted(rest, key=lambda each: each.seconds_per_position)
+
+
+def _estimate(plan: Plan, config: PreflightConfig, architecture: Architecture) -> Estimate:
+    return estimate(architecture, plan, supervised_fraction=config.screen.supervised_fraction)
+
+
+def find_remedies(
+    config: PreflightConfig, nearest: Screened, architecture: Architecture, *, shortage: float = 0.0
+) -> list[Remedy]:
+    """Changes of a plan that does not fit, after each of which the screen says that it would.
+
+    shortage: what must be left then, by how much the compiler found the screen too hopeful, in bytes of one chip.
+    """
+    found = []
+    for words, plan in _changes(nearest.plan, architecture):
+        screened = Screened(plan, _estimate(plan, config, architecture))
+        if screened.spare_bytes >= shortage:
+            found.append(Remedy(words, screened))
+    for slice_ in larger_slices(nearest.plan.slice):
+        best = screen(config, slice_, architecture)[0]
+        if best.spare_bytes >= shortage:
+            found.append(Remedy(f"--topology={slice_.name} ({best.plan.mesh.words})", best))
+            if slice_.chip is not nearest.plan.slice.chip or len(found) > 8:
+                break
+            break
+    return found
+
+
+def _changes(plan: Plan, architecture: Architecture) -> Iterator[tuple[str, Plan]]:
+    """One change at a time, then two together; the mildest first."""
+    singles = list(_single_changes(plan, architecture))
+    yield from singles
+    for i, (words, changed) in enumerate(singles):
+        for more, both in _single_changes(changed, architecture):
+            kinds = {each.partition("=")[0] for each in (words, more)}
+            if len(kinds) == 2 and more in {each for each, _ in singles[i + 1 :]}:
+                yield f"{words} and {more}", both
+
+
+def _single_changes(plan: Plan, architecture: Architecture) -> Iterator[tuple[str, Plan]]:
+    config, mesh = plan.config, plan.mesh
+    if plan.remat != "block":
+        yield "step.remat=block", plan.changed(step__remat="block")
+    if plan.rows > 1:
+        accumulation = config.optimizer.accumulation_steps * plan.rows
+        if config.batch_size % accumulation == 0:
+            yield (
+                f"optimizer.accumulation_steps={accumulation}",
+                plan.changed(optimizer__accumulation_steps=accumulation),
+            )
+        batch = max(config.batch_size // plan.rows, 1)
+        if batch % config.optimizer.accumulation_steps == 0:
+            yield f"batch_size={batch}", plan.changed(batch_size=batch)
+    if mesh.data > 1 and architecture.width % (mesh.fsdp * mesh.data) == 0:
+        yield (
+            f"mesh.fsdp={mesh.fsdp * mesh.data}",
+            plan.changed(mesh__data=1, mesh__fsdp=mesh.fsdp * mesh.data),
+        )
+    length = plan.length
+    while length // 2 >= _SHORTEST_ROW:
+        length //= 2
+        yield f"data.sequence_length={length}", plan.changed(data__sequence_length=length)
+    if config.lora.enabled and config.lora.base == "float":
+        for base in ("int8", "nf4"):
+            yield f"lora.base={base}", plan.changed(lora__base=base)
+    if not config.lora.enabled:
+        yield "lora.enabled=True", plan.changed(lora__enabled=True)
