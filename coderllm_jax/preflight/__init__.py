@@ -11,12 +11,13 @@
                                      ▼
                                    roofline: seconds, MFU, tokens a day, price ──► table, JSON
 
-    chips          what a chip can do, what shapes a slice may have      catalogue   models' numbers
-    plan           one mesh and batch of a configuration                 sharing     what a chip holds
-    estimate       memory and time of a plan, by arithmetic              screen      which plans
-    hlo, costs     reading a compiled module                             compiling   the child process
-    roofline       a bound on the step                                   report      tables
-    preflighting   the order of things; the entry is `__main__`
+    chips       what a chip can do, and which slices there are      catalogue  models' numbers
+    plan        one mesh and batch of a configuration               sharing    a chip's part of it
+    estimate    memory and time of a plan, by arithmetic            screen     which plans
+    hlo, costs  reading a compiled module                           compiling  the child process
+    roofline    a bound on the step                                 report     table and JSON
+
+The order of things is `preflighting`; the entry is `__main__`.
 
 Nothing of it measures: a bound says what no step can beat, not what a step will take.
 """

@@ -137,8 +137,8 @@ def find_architecture(name: str) -> Architecture:
     near = difflib.get_close_matches(name, [*PRESETS, *ALIASES], n=1, cutoff=0.6)
     hint = f"did you mean {near[0]!r}?" if near else "for instance gemma3_4b"
     raise ModelError(
-        f"the numbers of model {name!r} are not known here; expected a preset of Gemma 1 to 3, tiny, "
-        f"or a folder with the model's config.json: {hint}"
+        f"the numbers of model {name!r} are not known here; expected a preset of Gemma 1 to 3, "
+        f"tiny, or a folder with the model's config.json: {hint}"
     )
 
 

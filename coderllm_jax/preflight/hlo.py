@@ -28,6 +28,7 @@ _CALLED = re.compile(
     r"(calls|body|condition|to_apply|true_computation|false_computation)=%?([\w.\-]+)"
 )
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CONSTANT = re.compile(r"-?\d+")
 
 
@@ -117,26 +118,30 @@ class Module(NamedTuple):
     def trip_count(self, computation: Computation, loop: Instruction) -> int | None:
         """How often a `while` of a computation runs; None where the module does not say.
 
-        Understood is what scans and counted loops become: one counter from a constant, by a
-        constant, up to a constant, which may come through the loop's own tuple.
+        Some backends write it down. Else it is read off what scans and counted loops become: one
+        counter from a constant, by a constant, up to a constant, each in the loop's tuple or not.
         """
+        written = _TRIPS.search(loop.attributes)
+        if written:
+            return int(written[1])
         condition = self.called_by(loop, "condition")
-        compare = _unfused(self, condition, condition.root)
-        if compare is None or compare[1].opcode != "compare":
+        test = condition.root
+        names = test.operands
+        if test.opcode == "fusion":
+            test = self.called_by(test, "calls").root
+        if test.opcode != "compare" or test.attribute("direction") != "LT" or len(names) != 2:
             return None
-        scope, test = compare
-        if test.attribute("direction") != "LT":
+        counter, end = (_source(condition, name) for name in names)
+        if counter.opcode != "get-tuple-element":
             return None
-        counter = _tuple_index(scope, condition, test.operands[0])
-        limit = _constant(scope, test.operands[1])
-        if limit is None:
-            place = _tuple_index(scope, condition, test.operands[1])
-            limit = None if place is None else _initial(computation, loop, place)
-        if counter is None or limit is None:
-            return None
-        start = _initial(computation, loop, counter)
-        step = _step(self.called_by(loop, "body"), counter)
-        if start is None or not step:
+        place = int(counter.attribute("index"))
+        start = _initial(computation, loop, place)
+        step = _step(self.called_by(loop, "body"), place)
+        if end.opcode == "get-tuple-element":
+            limit = _initial(computation, loop, int(end.attribute("index")))
+        else:
+            limit = _constant(end)
+        if start is None or limit is None or not step:
             return None
         return max(-(-(limit - start) // step), 0)
 
@@ -218,20 +223,6 @@ def _until_comma(text: str) -> str:
 # --- counted loops -------------------------------------------------------------------------------
 
 
-def _unfused(
-    module: Module, computation: Computation, instruction: Instruction
-) -> tuple[Computation, Instruction] | None:
-    """The root of a fusion, in its own computation; anything else as it is."""
-    while instruction.opcode in ("fusion", "call", "copy", "bitcast"):
-        if "calls" in instruction.called or "to_apply" in instruction.called:
-            role = "calls" if "calls" in instruction.called else "to_apply"
-            computation = module.called_by(instruction, role)
-            instruction = computation.root
-        else:
-            instruction = computation.instructions[instruction.operands[0]]
-    return computation, instruction
-
-
 def _source(computation: Computation, name: str) -> Instruction:
     """What a value is a copy of, within its computation."""
     instruction = computation.instructions[name]
@@ -242,22 +233,10 @@ def _source(computation: Computation, name: str) -> Instruction:
     return instruction
 
 
-def _constant(computation: Computation, name: str) -> int | None:
-    found = _source(computation, name)
+def _constant(found: Instruction) -> int | None:
     if found.opcode != "constant" or not _CONSTANT.fullmatch(found.literal.strip()):
         return None
     return int(found.literal)
-
-
-def _tuple_index(scope: Computation, condition: Computation, name: str) -> int | None:
-    """Which element of the loop's tuple a value of its condition is."""
-    found = _source(scope, name)
-    if found.opcode == "parameter" and scope is not condition:
-        fusion = condition.root
-        found = _source(condition, fusion.operands[int(found.literal)])
-    if found.opcode != "get-tuple-element":
-        return None
-    return int(found.attribute("index"))
 
 
 def _initial(computation: Computation, loop: Instruction, place: int) -> int | None:
@@ -265,7 +244,7 @@ def _initial(computation: Computation, loop: Instruction, place: int) -> int | N
     begin = _source(computation, loop.operands[0])
     if begin.opcode != "tuple":
         return None
-    return _constant(computation, begin.operands[place])
+    return _constant(_source(computation, begin.operands[place]))
 
 
 def _step(body: Computation, place: int) -> int | None:
@@ -276,7 +255,7 @@ def _step(body: Computation, place: int) -> int | None:
     found = _source(body, root.operands[place])
     if found.opcode != "add":
         return None
-    steps = [_constant(body, name) for name in found.operands]
+    steps = [_constant(_source(body, name)) for name in found.operands]
     return next((step for step in steps if step), None)
 
 

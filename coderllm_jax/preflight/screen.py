@@ -41,9 +41,9 @@ class Screened(NamedTuple):
 
     @property
     def seconds_per_position(self) -> float:
-        """Lower is better: the bound, and, between equals, what nothing hides."""
+        """Lower is better: half way between everything hidden and nothing."""
         bound = self.estimate.bound
-        return (0.9 * bound.at_best_s + 0.1 * bound.in_turn_s) / self.plan.step_positions
+        return (bound.at_best_s + bound.in_turn_s) / 2 / self.plan.step_positions
 
 
 class Remedy(NamedTuple):
@@ -92,20 +92,22 @@ def find_remedies(
 ) -> list[Remedy]:
     """Changes of a plan that does not fit, after each of which the screen says that it would.
 
-    shortage: what must be left then, by how much the compiler found the screen too hopeful, in bytes of one chip.
+    shortage: what must be left of a chip then, the compiler having found the screen too hopeful by
+    so many bytes.
     """
     found = []
     for words, plan in _changes(nearest.plan, architecture):
         screened = Screened(plan, _estimate(plan, config, architecture))
         if screened.spare_bytes >= shortage:
             found.append(Remedy(words, screened))
+    answered: set[str] = set()
     for slice_ in larger_slices(nearest.plan.slice):
+        if slice_.chip.name in answered:
+            continue
         best = screen(config, slice_, architecture)[0]
         if best.spare_bytes >= shortage:
+            answered.add(slice_.chip.name)
             found.append(Remedy(f"--topology={slice_.name} ({best.plan.mesh.words})", best))
-            if slice_.chip is not nearest.plan.slice.chip or len(found) > 8:
-                break
-            break
     return found
 
 
