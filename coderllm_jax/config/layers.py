@@ -40,6 +40,7 @@ CONFIGS = (
     "coderllm_jax.config.comparison:ComparisonConfig",
     "coderllm_jax.config.ask:AskConfig",
     "coderllm_jax.config.export:ExportConfig",
+    "coderllm_jax.config.preflight:PreflightConfig",
     "coderllm_jax.config.serving:ServingConfig",
     "coderllm_jax.config.monitoring:MonitoringConfig",
 )

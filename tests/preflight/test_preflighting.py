@@ -1,0 +1,226 @@
+"""The whole answer: what is compiled, printed and exited with. The compiler is a fake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from coderllm_jax.config.preflight import PreflightConfig
+from coderllm_jax.entry import resolve_config
+from coderllm_jax.errors import ConfigError, DeviceError, ModelError
+from coderllm_jax.preflight import preflighting
+from coderllm_jax.preflight.__main__ import spell_out
+from coderllm_jax.preflight.compiling import Compiled, Memory
+from coderllm_jax.preflight.costs import Collective, Costs
+from coderllm_jax.preflight.plan import replace_options
+from coderllm_jax.preflight.preflighting import run_preflight
+from coderllm_jax.preflight.report import describe, to_json
+
+GIB = 2**30
+COSTS = Costs(
+    flops=197e12 / 10,
+    bytes=819e9 / 5,
+    collectives=(Collective("all-gather", ("fsdp",), 8, 68.0, 30e9),),
+    unknown_loops=(("while.1", 2.0),),
+    custom_calls=(),
+    flops_of_bodies_once=1e12,
+)
+HELD = {"frozen": 2.0 * GIB, "trained": 1e6, "optimizer": 2e6, "batch": 4e4}
+
+
+def compiled(step, *, needed=8.0, fits=True):
+    return Compiled(
+        step=step,
+        memory=Memory(int(2 * GIB), 0, int((needed - 2) * GIB), 0) if fits else None,
+        needed_bytes=needed * GIB,
+        limit_bytes=None if fits else 15.75 * GIB,
+        costs=COSTS if fits else None,
+        xla={"flops": 1e12, "bytes accessed": 1e10} if fits else {},
+        held=HELD,
+        description={
+            "precision": "bfloat16",
+            "attention": "dense",
+            "remat": "block",
+            "base": "float",
+        },
+        lower_s=3.0,
+        compile_s=60.0,
+        host_peak_bytes=2_000_000_000,
+    )
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The plans and steps that were handed to the compiler; `answers` may be changed."""
+
+    class Asked(list):
+        answers = {"train": compiled("train"), "evaluation": compiled("evaluation", needed=3.0)}
+
+    calls = Asked()
+
+    def compile_step(plan, step, *, config, library):
+        calls.append((plan, step))
+        return calls.answers[step]
+
+    monkeypatch.setattr(preflighting, "compile_step", compile_step)
+    monkeypatch.setattr(preflighting, "find_library", lambda config: "libtpu.so")
+    return calls
+
+
+def config(**changes):
+    base = {"model_name": "gemma3_4b", "data__sequence_length": 2048}
+    return replace_options(PreflightConfig(), base | changes)
+
+
+def preflight(**changes):
+    return run_preflight(config(**changes), note=lambda text: None)
+
+
+def test_the_best_plan_is_compiled_for_training_and_evaluation(asked):
+    found = preflight()
+    assert [step for _, step in asked] == ["train", "evaluation"]
+    assert asked[0][0] == found.screened[0].plan
+    assert found.fits
+    assert not found.remedies
+
+
+def test_only_as_many_as_asked_are_compiled_each_another_mesh(asked):
+    preflight(compile__winners=3)
+    plans = [plan for plan, step in asked if step == "train"]
+    assert len({plan.mesh for plan in plans}) == 3
+    assert [step for _, step in asked].count("evaluation") == 1
+
+
+def test_the_table_has_memory_work_collectives_bound_and_the_plans_options(asked):
+    text = describe(preflight())
+    for part in (
+        "gemma3_4b on v5e:2x4 (Cloud's v5e-8): 8 chips of 15.75 GiB",
+        "frozen weights",
+        "temporaries",
+        "all-gather         fsdp",
+        "68 times",
+        "compute 100.0 ms, memory 200.0 ms, links 300.0 ms: links binds",
+        "a bound on the step, no forecast",
+        "FITS, with 7.75 GiB of every chip to spare: --config.mesh.data=",
+    ):
+        assert part in text, part
+
+
+def test_at_best_and_in_turn_are_told_with_their_mfu(asked):
+    found = to_json(preflight())
+    bound = found["compiled"][0]["bound"]
+    assert bound["at_best"]["step_s"] == pytest.approx(0.3)
+    assert bound["in_turn"]["step_s"] == pytest.approx(0.6)
+    owed = found["compiled"][0]["plan"]["model_flops"]
+    assert bound["at_best"]["mfu"] == pytest.approx(owed / 0.3 / (8 * 197e12))
+    json.dumps(found)
+
+
+def test_money_is_told_only_where_a_price_was_set(asked):
+    assert "USD" not in describe(preflight())
+    text = describe(preflight(prices__tpu_chip_hour=1.5, prices__source="our contract, 2026-11"))
+    assert "USD a million at 1.5 a chip-hour (our contract, 2026-11)" in text
+
+
+def test_what_the_compiler_refuses_does_not_fit_whatever_the_screen_said(asked):
+    asked.answers["train"] = compiled("train", needed=20.0, fits=False)
+    found = preflight()
+    assert not found.fits
+    text = describe(found)
+    assert "DOES NOT FIT: the train step needs 20.00 GiB of every chip, 4.25 GiB too much" in text
+    missed = 20 * GIB - found.winners[0].screened.estimate.memory_bytes
+    assert found.remedies
+    assert all(remedy.screened.spare_bytes >= missed for remedy in found.remedies)
+
+
+def test_an_evaluation_step_that_does_not_fit_counts(asked):
+    asked.answers["evaluation"] = compiled("evaluation", needed=17.0, fits=False)
+    found = preflight()
+    assert not found.fits
+    assert "the evaluation step needs 17.00 GiB" in describe(found)
+
+
+def test_where_no_plan_fits_the_nearest_is_shown_to_the_compiler(asked):
+    asked.answers["train"] = compiled("train", needed=30.0, fits=False)
+    found = preflight(model_name="gemma3_27b", topology="v5e:2x2")
+    assert len(asked) == 1
+    assert not found.screened[0].fits
+    assert "what would make it fit, by the screen:" in describe(found)
+
+
+def test_without_compiling_no_library_is_needed():
+    found = preflight(compile__winners=0)
+    assert found.fits
+    assert "FITS by the screen" in describe(found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"topology": "v7:2x2"}, ConfigError, "chip v7"),
+        ({"topology": "v5e:2x4", "mesh__fsdp": 3}, ConfigError, "make the product 8"),
+        ({"model_name": "gemma9"}, ModelError, "are not known here"),
+    ],
+)
+def test_mistakes_are_one_line(asked, changes, error, said):
+    with pytest.raises(error) as caught:
+        preflight(**changes)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_library_that_gives_no_answer_ends_the_command(asked, monkeypatch):
+    def no_answer(*arguments, **more):
+        raise DeviceError("libtpu gave no answer within 1 s")
+
+    monkeypatch.setattr(preflighting, "compile_step", no_answer)
+    with pytest.raises(DeviceError):
+        preflight()
+
+
+def test_topology_and_json_are_written_without_config():
+    words = ["preflight", "--topology=v5p-64", "--json", "a.json", "--config=configs/lora.py"]
+    assert list(spell_out(words)) == [
+        "preflight",
+        "--config.topology=v5p-64",
+        "--config.json",
+        "a.json",
+        "--config=configs/lora.py",
+    ]
+    found = resolve_config(list(spell_out(words)), PreflightConfig, "configs/lora.py", environ={})
+    assert (found.topology, found.json) == ("v5p-64", "a.json")
+    assert found.searches_batch
+    assert found.searches_mesh
+
+
+def test_what_a_card_or_the_command_line_set_is_not_searched_for():
+    words = ["preflight", "--config.batch_size=4", "--config.mesh.tensor=2"]
+    found = resolve_config(words, PreflightConfig, "configs/lora.py", environ={})
+    assert not found.searches_batch
+    assert not found.searches_mesh
+
+
+def test_the_command_answers_with_a_code_and_a_file(tmp_path):
+    """No fit is an answer: 3, and what would help."""
+    file = tmp_path / "answer.json"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "coderllm_jax.preflight",
+            "--topology=v5e:1x1",
+            f"--json={file}",
+            "--config.model_name=gemma3_27b",
+            "--config.compile.winners=0",
+            f"--config.model.cache_dir={tmp_path}",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3, done.stderr
+    assert "DOES NOT FIT by the screen" in done.stdout
+    assert not json.loads(file.read_text())["fits"]

@@ -1,0 +1,172 @@
+"""Plans, what a chip holds of them, and which are chosen: by hand where hands can."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from coderllm_jax.config.preflight import PreflightConfig
+from coderllm_jax.errors import ConfigError
+from coderllm_jax.model.architecture import TINY
+from coderllm_jax.preflight.catalogue import find_architecture
+from coderllm_jax.preflight.chips import parse_topology
+from coderllm_jax.preflight.estimate import estimate, model_flops
+from coderllm_jax.preflight.plan import Mesh, Plan, meshes, plans, replace_options
+from coderllm_jax.preflight.roofline import Bound, mfu, tokens_per_day
+from coderllm_jax.preflight.screen import find_remedies, screen
+from coderllm_jax.preflight.sharing import block_bytes, held_bytes, sent_block_bytes
+
+EIGHT = parse_topology("v5e:2x4")
+
+
+def a_config(**changes):
+    return replace_options(PreflightConfig(), {"model_name": "tiny", **changes})
+
+
+def a_plan(mesh=(2, 2, 2), slice_=EIGHT, **changes):
+    data, fsdp, tensor = mesh
+    mesh_options = {"mesh__data": data, "mesh__fsdp": fsdp, "mesh__tensor": tensor}
+    return Plan(a_config(**mesh_options, **changes), slice_)
+
+
+def test_every_mesh_of_a_number_of_chips_is_there_once():
+    found = list(meshes(8))
+    assert len(found) == len(set(found)) == 10  # ordered triples whose product is 8
+    assert all(mesh.size == 8 for mesh in found)
+    assert list(meshes(1)) == [Mesh(1, 1, 1)]
+
+
+def test_meshes_that_heads_or_width_do_not_divide_are_left_out():
+    found = plans(a_config(), EIGHT, TINY)  # 4 heads, width 32
+    assert {plan.mesh for plan in found} == {mesh for mesh in meshes(8) if mesh.tensor <= 4}
+
+
+def test_a_mesh_or_a_batch_that_was_set_is_kept():
+    config = a_config(mesh__fsdp=4).with_origins(
+        {info.path: "default" for info in PreflightConfig.options()} | {"batch_size": "card.py"}
+    )
+    [plan] = plans(config, EIGHT, TINY)
+    assert plan.mesh == Mesh(2, 4, 1)
+    assert plan.config.batch_size == 4
+    assert plan.rows == 1  # four rows on eight parts: half of them are empty
+
+
+def test_a_mesh_of_another_size_is_refused_with_the_right_one():
+    with pytest.raises(ConfigError, match=r"mesh 2x8x1 .* 16 devices and v5e:2x4 has 8 chips"):
+        plans(a_config(mesh__data=2, mesh__fsdp=8), EIGHT, TINY)
+
+
+def test_what_a_chip_holds_is_the_trees_bytes_over_its_parts():
+    plan = a_plan(mesh=(2, 2, 2), batch_size=8)
+    held = held_bytes(TINY, plan)
+    # bfloat16 kernels over fsdp and tensor, norms whole in float32, all of it by hand.
+    kernels = 3 * (4 * 32 * 8 * 2 + 2 * 2 * 32 * 8 + 3 * 32 * 64)  # q, out; k, v; three of ffw
+    norms = 3 * (4 * 32 + 2 * 8) + 32
+    assert held.frozen == (kernels + 512 * 32) * 2 / 4 + norms * 4
+    # Query's A [3, 4, 32, 8] over tensor and fsdp, B [3, 8, 8] whole; value's over both, too.
+    trained = (3 * 4 * 32 * 8 + 3 * 2 * 32 * 8) / 4 + 2 * 3 * 8 * 8
+    assert held.trained == trained * 4
+    assert held.optimizer == pytest.approx(2 * trained * 4, abs=64)  # and a count
+    assert held.batch == 5 * 4 * 2 * 256
+
+
+def test_heads_that_do_not_divide_are_copies():
+    few = dataclasses.replace(TINY, num_kv_heads=1)
+    one, four = (block_bytes(few, a_plan(mesh=(8 // t, 1, t))) for t in (1, 4))
+    kv = 2 * 32 * 8 * 2
+    assert four == (one - kv) / 4 + kv
+
+
+def test_codes_travel_and_whole_kernels_are_multiplied():
+    plain, rounded = a_plan(), a_plan(lora__base="int8")
+    assert block_bytes(TINY, plain) == block_bytes(TINY, rounded)
+    assert sent_block_bytes(TINY, plain) == block_bytes(TINY, plain)
+    assert sent_block_bytes(TINY, rounded) < 0.6 * sent_block_bytes(TINY, plain)
+
+
+def test_full_fine_tuning_freezes_nothing_and_holds_three_times_as_much():
+    held = held_bytes(TINY, a_plan(mesh=(8, 1, 1), lora__enabled=False))
+    assert held.frozen == 0
+    assert held.optimizer == pytest.approx(2 * held.trained, abs=64)
+
+
+def test_the_models_work_is_four_a_weight_and_position():
+    plan = a_plan(batch_size=8)
+    kernels = 3 * (4 * 32 * 8 * 2 + 2 * 2 * 32 * 8 + 3 * 32 * 64)
+    expected = 4 * 8 * 256 * (kernels + 0.5 * 512 * 32)
+    assert model_flops(TINY, plan, supervised_fraction=0.5) == expected
+
+
+def test_work_doubles_with_layers_and_rows_and_halves_with_chips():
+    big = find_architecture("gemma3_4b")
+    deep = dataclasses.replace(big, num_layers=2 * big.num_layers)
+
+    def found(architecture, mesh, batch):
+        plan = a_plan(mesh=mesh, batch_size=batch, data__sequence_length=2048)
+        return estimate(architecture, plan, supervised_fraction=0.0)
+
+    once = found(big, (8, 1, 1), 8)
+    assert found(deep, (8, 1, 1), 8).flops == pytest.approx(2 * once.flops)
+    assert found(big, (8, 1, 1), 16).flops == pytest.approx(2 * once.flops)
+    assert found(big, (4, 1, 2), 8).flops == pytest.approx(once.flops)
+    assert found(big, (8, 1, 1), 8).kept == 2048 * 34 * 2560 * 2
+
+
+def test_only_what_is_split_crosses_links():
+    plans_ = {mesh: a_plan(mesh=mesh, batch_size=8) for mesh in ((8, 1, 1), (1, 8, 1), (1, 1, 8))}
+    found = {
+        mesh: {each.kind + "/" + "+".join(each.axes) for each in _collectives(plan)}
+        for mesh, plan in plans_.items()
+    }
+    assert found[8, 1, 1] == {"all-reduce/data+fsdp"}
+    assert found[1, 8, 1] == {"all-gather/fsdp", "all-reduce/data+fsdp"}
+    assert found[1, 1, 8] == {"all-reduce/tensor"}
+
+
+def _collectives(plan):
+    return estimate(TINY, plan, supervised_fraction=0.5).collectives
+
+
+def test_27b_fits_no_v5e_of_eight_and_is_told_what_would_help():
+    config = a_config(model_name="gemma3_27b", data__sequence_length=2048)
+    big = find_architecture("gemma3_27b")
+    screened = screen(config, parse_topology("v5e:2x2"), big)
+    assert not screened[0].fits
+    remedies = find_remedies(config, screened[0], big)
+    assert remedies
+    assert all(remedy.screened.fits for remedy in remedies)
+    assert any(remedy.words.startswith("--topology=v5e:") for remedy in remedies)
+    assert any(remedy.words.startswith("--topology=v6e:") for remedy in remedies)
+
+
+def test_remedies_leave_as_much_as_the_compiler_missed():
+    config = a_config(model_name="gemma3_12b", data__sequence_length=2048)
+    twelve = find_architecture("gemma3_12b")
+    nearest = screen(config, parse_topology("v5e:2x2"), twelve)[0]
+    missing = 4 * 2**30
+    for remedy in find_remedies(config, nearest, twelve, shortage=missing):
+        assert remedy.screened.spare_bytes >= missing
+
+
+def test_plans_that_fit_come_first_and_a_mesh_once_before_its_other_batches():
+    config = a_config(model_name="gemma3_4b", data__sequence_length=2048)
+    found = screen(config, EIGHT, find_architecture("gemma3_4b"))
+    fits = [each.fits for each in found]
+    assert fits == sorted(fits, reverse=True)
+    assert fits[0]
+    first = found[:3]
+    assert len({each.plan.mesh for each in first}) == 3
+
+
+def test_a_bound_is_its_longest_part_and_in_turn_their_sum():
+    bound = Bound(0.2, 0.5, 0.1)
+    assert (bound.at_best_s, bound.binds) == (0.5, "memory")
+    assert bound.in_turn_s == pytest.approx(0.8)
+    assert mfu(EIGHT, model_flops=8 * 197e12, step_s=2.0) == pytest.approx(0.5)
+    assert tokens_per_day(1000, 0.5) == 1000 * 86_400 * 2
+
+
+def test_options_of_sections_are_replaced_by_path():
+    changed = replace_options(PreflightConfig(), {"batch_size": 9, "lora__base": "nf4"})
+    assert (changed.batch_size, changed.lora.base, changed.lora.rank) == (9, "nf4", 8)
