@@ -1,15 +1,19 @@
 """QLoRA beside float LoRA on the real model, and float16: `python -m benchmarks.quantization`.
 
 Gemma 3 270M, LoRA rank 8 on query and value, a packed batch of the quick-start rows (4 x 256,
-data/training), this machine. For each base (float, int8, int4, nf4), in a process of its own:
+data/training), this machine. For each base (float, int8, int4, nf4; nf4 alone: without the kernels
+that it keeps in int8), in a process of its own:
 
     cosine     of the step's gradient with the float base's: at the start, where B is zero and A
-               owes nothing, and further on, with noise in B; all adapters as one vector
-    memory     the weights' bytes; the most that loading adds to the resident set, also as a part
-               of the weights and the one tensor that is being read; the most that steps add
+               owes nothing, and later, with adapters that 16 other batches trained on floats;
+               all adapters as one vector
+    memory     bits a weight of the kernels; the weights' bytes; the most that loading adds to the
+               resident set, also as a part of the weights and the one tensor that is being read;
+               the most that steps add
     time       of a step, in processor seconds of all cores, which other programs hardly move
 
-Then where Gemma's activations leave float16, and what a float16 run does. Prints tables, says
+Then what each way of rounding costs the gradient (`quantization_levers`), where Gemma's activations
+leave float16, and what a float16 run does. Prints tables, says
 beside each ratio whether its goal is met, and exits with 0 either way. The model comes from the
 installed package, whose own 4-bit blocks it was unpacked from: other weights round otherwise.
 """
@@ -31,8 +35,9 @@ from absl import app, flags
 
 from benchmarks.goals import Ratio, ratio_lines
 from benchmarks.measure import run_module
+from benchmarks.quantization_arm import ARMS
 
-BASES = ("float", "int8", "int4", "nf4")
+BASES = tuple(ARMS)
 _LEAST_COSINE = {"int8": 0.99, "nf4": 0.97}
 # What loading may add to what is kept and the one tensor that is read: allocators and libraries.
 _MOST_LOADING = 1.25
@@ -87,7 +92,7 @@ def compare(found: Mapping[str, Mapping[str, Any]]) -> list[Ratio]:
 def base_table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """A base a line; megabytes are 10^6 bytes."""
     head = (
-        f"{'base':<7}{'kernels':>9}{'weights':>9}{'loading adds':>14}{'steps add':>11}"
+        f"{'base':<10}{'bits':>6}{'kernels':>9}{'weights':>9}{'loading adds':>14}{'steps add':>11}"
         f"{'s/step':>8}{'cosine':>9}{'later':>8}{'loss':>9}{'later':>9}"
     )
     lines = [head + "   (MB, processor s)", "-" * len(head)]
@@ -97,10 +102,33 @@ def base_table(found: Mapping[str, Mapping[str, Any]]) -> str:
         cosines = [this.get(f"cosine_{place}", float("nan")) for place in ("start", "later")]
         losses = [this[f"{place}_loss"] for place in ("start", "later")]
         lines.append(
-            f"{base:<7}{sizes[0]:>9.0f}{sizes[1]:>9.0f}{peaks[0]:>14.0f}{peaks[1]:>11.0f}"
+            f"{base:<10}{this['kernels_bits']:>6.2f}{sizes[0]:>9.0f}{sizes[1]:>9.0f}{peaks[0]:>14.0f}{peaks[1]:>11.0f}"
             f"{this['step_processor_s']:>8.1f}{cosines[0]:>9.4f}{cosines[1]:>8.4f}"
             f"{losses[0]:>9.4f}{losses[1]:>9.4f}"
         )
+    return "\n".join(lines)
+
+
+def lever_table(found: Mapping[str, Mapping[str, float]]) -> str:
+    """A lever a line, in the order in which they were measured."""
+    titles = {
+        "error": ("error", 8),
+        "cosine_start": ("cosine", 9),
+        "cosine_later": ("later", 8),
+        "start_loss": ("loss", 9),
+        "later_loss": ("later", 9),
+    }
+    columns = {key: width for key, (_, width) in titles.items()}
+    words = "".join(f"{title:>{width}}" for title, width in titles.values())
+    head = f"{'rounding':<36}{'bits':>6}{words}"
+    lines = [head, "-" * len(head)]
+    for name, row in found.items():
+        figures = "".join(
+            f"{row[key]:>{width}.4f}" if key in row else f"{'':>{width}}"
+            for key, width in columns.items()
+        )
+        bits = f"{row['bits']:>6.2f}" if "bits" in row else f"{'':>6}"
+        lines.append(f"{name:<36}{bits}{figures}")
     return "\n".join(lines)
 
 
@@ -142,6 +170,8 @@ def tell(found: Mapping[str, Any]) -> str:
     parts = [f"{found['inputs']['rows']} rows; {found['inputs']['model']}"]
     if found["bases"]:
         parts += [base_table(found["bases"]), ratio_lines(compare(found["bases"]))]
+    if "levers" in found:
+        parts.append(lever_table(found["levers"]))
     if "activations" in found:
         layers = found["activations"]["layers"]
         parts += [
@@ -164,19 +194,25 @@ def page(text: str, conditions: Mapping[str, Any]) -> str:
         f"```\n{text}\n```\n\n"
         "The embedding, 63 % of this model, stays as it is; in a 4B model it is 17 %. The "
         "package's weights were 4 bits once (Q4_K_M), on other blocks and levels. Seconds are the "
-        "processor's, summed over cores, because other programs ran; a step at the start and one "
-        "with noise in B went before those that count.\n"
+        "processor's, summed over cores, because other programs ran; the two steps of the cosines "
+        "went before those that count.\n"
     )
 
 
 # --- running -------------------------------------------------------------------------------------
 
 
-def measure_all(bases: Sequence[str], *, with_float16: bool, num_steps: int) -> dict[str, Any]:
+def measure_all(
+    bases: Sequence[str], *, with_levers: bool, with_float16: bool, num_steps: int
+) -> dict[str, Any]:
     """Every part in a process of its own, one after another."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        found: dict[str, Any] = {"inputs": _run(folder, "rows", steps=0), "bases": {}}
+        found: dict[str, Any] = {
+            "inputs": _run(folder, "rows", steps=0),
+            "adapters": _run(folder, "adapters", steps=0),
+            "bases": {},
+        }
         for base in bases:
             found["bases"][base] = _run(folder, "base", base, steps=num_steps)
             print(f"  {base}: {found['bases'][base]['step_processor_s']:.1f} s a step", flush=True)
@@ -187,6 +223,8 @@ def measure_all(bases: Sequence[str], *, with_float16: bool, num_steps: int) -> 
                     np.load(folder / f"float-{place}.npz") as other,
                 ):
                     found["bases"][base][f"cosine_{place}"] = cosine(one, other)
+        if with_levers:
+            found["levers"] = _measure("benchmarks.quantization_levers", folder, str(folder))
         if with_float16:
             found["activations"] = _run(folder, "activations", steps=0)
             found["float16"] = _run(folder, "float16", steps=num_steps)
@@ -194,11 +232,13 @@ def measure_all(bases: Sequence[str], *, with_float16: bool, num_steps: int) -> 
 
 
 def _run(folder: Path, *part: str, steps: int) -> dict[str, Any]:
+    return _measure("benchmarks.quantization_arm", folder, *part, str(folder), str(steps))
+
+
+def _measure(module: str, folder: Path, *arguments: str) -> dict[str, Any]:
     problem = run_module(
-        "benchmarks.quantization_arm",
-        *part,
-        str(folder),
-        str(steps),
+        module,
+        *arguments,
         environment={
             "JAX_PLATFORMS": "cpu",
             # glibc would keep freed blocks for itself, and one part be charged for another.
@@ -206,7 +246,7 @@ def _run(folder: Path, *part: str, steps: int) -> dict[str, Any]:
         },
     )
     if problem:
-        raise SystemExit(f"error: {' '.join(part)} could not be measured: {problem}")
+        raise SystemExit(f"error: {module} {' '.join(arguments)} could not be measured: {problem}")
     return json.loads((folder / "found.json").read_text())
 
 
@@ -227,6 +267,7 @@ def define_flags() -> None:
     flags.DEFINE_string("json", "", "Also write the figures to this file.")
     flags.DEFINE_string("report", "", "Also write the page to this file (Markdown).")
     flags.DEFINE_list("bases", list(BASES), "Which are measured; float first, for the cosines.")
+    flags.DEFINE_bool("levers", True, "Whether ways of rounding are compared, too.")
     flags.DEFINE_bool("float16", True, "Whether float16 is looked at, too.")
     flags.DEFINE_integer("steps", 3, "Steps that are timed, and of a float16 run.", lower_bound=1)
 
@@ -239,7 +280,10 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"--bases names {unknown[0]!r}; expected {', '.join(BASES)}")
     started, conditions = time.perf_counter(), _conditions()
     found = measure_all(
-        flags.FLAGS.bases, with_float16=flags.FLAGS.float16, num_steps=flags.FLAGS.steps
+        flags.FLAGS.bases,
+        with_levers=flags.FLAGS.levers,
+        with_float16=flags.FLAGS.float16,
+        num_steps=flags.FLAGS.steps,
     )
     conditions["wall_s"] = time.perf_counter() - started
     text = tell(found)

@@ -1,6 +1,8 @@
 """What `benchmarks.quantization` measures, each in a process of its own.
 
-    rows FOLDER          batch.npz: four packed rows of the quick-start domain, as a run makes them
+    rows FOLDER          batch.npz: four packed rows of the quick-start domain, as a run makes them;
+                         training.npz: as many of the same in other batches
+    adapters FOLDER      start.npz, later.npz: adapters before and after training on training.npz
     base NAME FOLDER     loads the model on that base: memory, then gradients and steps
     activations FOLDER   the largest number at every place of the float forward pass
     float16 FOLDER       a float16 run's first steps, and the same with float16 sums
@@ -15,24 +17,38 @@ import dataclasses
 import functools
 import gc
 import json
+import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmarks.train_inputs import load_batches, packed_batches, save_batches
 
+if TYPE_CHECKING:
+    from coderllm_jax.model.forward import ForwardOptions
+    from coderllm_jax.model.load import LoadedModel
+    from coderllm_jax.model.weights import Dtype
+
 MODEL = "gemma3_270m"
+# Each arm's lora section; the 4-bit ones as they are by default, and without kernels in int8.
+ARMS: dict[str, dict[str, Any]] = {
+    "float": {"base": "float"},
+    "int8": {"base": "int8"},
+    "int4": {"base": "int4"},
+    "nf4": {"base": "nf4"},
+    "nf4 alone": {"base": "nf4", "base_int8": ()},
+}
 _ROWS = "data/training"
 _STATUS = Path("/proc/self/status")
-_NOISE = 0.02  # of B, where adapters are no longer at their start
+NUM_TRAINING = 16
 
 
 def write_rows(folder: Path) -> dict[str, Any]:
-    """The batch in the middle of an epoch, ordered by supervised tokens."""
+    """The batch in the middle of an epoch, ordered by supervised tokens, and some beside it."""
     from coderllm_jax.config.training import ModelSection, TrainingConfig
     from coderllm_jax.data.sources import read_examples
     from coderllm_jax.data.tokenized import tokenize_examples
@@ -46,7 +62,9 @@ def write_rows(folder: Path) -> dict[str, Any]:
         model.tokenizer, found, sequence_length=length, on_long_example="drop"
     ).examples
     size = {"batch_size": config.batch_size, "sequence_length": length}
-    save_batches(folder / "batch.npz", packed_batches(examples, num_batches=1, **size))
+    batches = packed_batches(examples, num_batches=NUM_TRAINING + 1, **size)
+    save_batches(folder / "batch.npz", [batches.pop(NUM_TRAINING // 2)])
+    save_batches(folder / "training.npz", batches)
     return {"rows": len(examples), "data_sha256": report.sha256, "model": model.source}
 
 
@@ -71,8 +89,11 @@ def _resident(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def _config(base: str, **step: str) -> Any:
-    """The default run's, with plain descent at a rate of 1: a step is then the gradient."""
+def _config(arm: str, **step: str) -> Any:
+    """The default run's on an arm's base, with plain descent at a rate of 1.
+
+    A step is then the gradient.
+    """
     from coderllm_jax.config.training import (
         LoraSection,
         OptimizerSection,
@@ -83,7 +104,7 @@ def _config(base: str, **step: str) -> Any:
     return TrainingConfig(
         model_name=MODEL,
         learning_rate=1.0,
-        lora=dataclasses.replace(LoraSection(), base=base),
+        lora=dataclasses.replace(LoraSection(), **ARMS[arm]),
         optimizer=dataclasses.replace(
             OptimizerSection(),
             name="sgd",
@@ -112,7 +133,22 @@ def _load(config: Any, mesh: Any) -> Any:
     )
 
 
-def measure_base(base: str, folder: Path, *, num_steps: int) -> dict[str, Any]:
+def load_float(precision: str, *, dtype: Dtype | None = None) -> tuple[LoadedModel, ForwardOptions]:
+    """The float model on one device, and how the default run goes through it."""
+    import jax
+
+    from coderllm_jax.config.training import ModelSection
+    from coderllm_jax.model.forward import ForwardOptions
+    from coderllm_jax.model.load import load_model
+    from coderllm_jax.model.precision import resolve_precision
+
+    chosen = resolve_precision(precision, jax.default_backend())
+    kept: Dtype = "bfloat16" if chosen.weights == "bfloat16" else "float32"
+    model = load_model(MODEL, dtype=dtype or kept, cache_dir=ModelSection().cache_dir)
+    return model, ForwardOptions(precision=chosen, remat="projections")
+
+
+def measure_base(arm: str, folder: Path, *, num_steps: int) -> dict[str, Any]:
     """Loads, takes a gradient at the start and one further on (to FOLDER), and times steps."""
     import jax
 
@@ -120,7 +156,7 @@ def measure_base(base: str, folder: Path, *, num_steps: int) -> dict[str, Any]:
     from coderllm_jax.model.sharding import make_mesh
     from coderllm_jax.training.step import build_program
 
-    config = _config(base)
+    config = _config(arm)
     mesh = make_mesh(config.mesh)
     jax.block_until_ready(jax.numpy.zeros(8) + 1)  # what jax allocates for good on first use
     started = time.process_time()
@@ -129,9 +165,12 @@ def measure_base(base: str, folder: Path, *, num_steps: int) -> dict[str, Any]:
     load_s = time.process_time() - started
     leaves = jax.tree.leaves(model.weights)
     kernels = [model.weights["blocks"][name] for name in PRODUCTS]
+    shapes = model.architecture.weight_shapes()["blocks"]
+    num_weights = sum(math.prod(shapes[name]) for name in PRODUCTS)
     sizes = {
         "weights_bytes": sum(leaf.nbytes for leaf in leaves),
         "kernels_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(kernels)),
+        "kernels_bits": 8 * sum(leaf.nbytes for leaf in jax.tree.leaves(kernels)) / num_weights,
         # The largest thing that is read at once: the embedding, which is a single tensor.
         "tensor_bytes": model.weights["embedding"].nbytes,
     }
@@ -142,13 +181,17 @@ def measure_base(base: str, folder: Path, *, num_steps: int) -> dict[str, Any]:
         figures, times = {}, []
         for place in ("start", "later"):
             state = program.init_state()
-            if place == "later":
-                state = state._replace(trainable=_later(state.trainable))
+            adapters = load_adapters(folder / f"{place}.npz")
+            state = state._replace(
+                trainable=jax.tree.map(
+                    lambda new, old: jax.device_put(new, old.sharding), adapters, state.trainable
+                )
+            )
             before = jax.device_get(state.trainable)
             state, metrics = program.train_step(state, batch)
             after = jax.device_get(state.trainable)
             np.savez(
-                folder / f"{base}-{place}.npz",
+                folder / f"{arm}-{place}.npz",
                 **{
                     f"{name}.{part}": before[name][part] - after[name][part]
                     for name in before
@@ -176,22 +219,48 @@ def measure_base(base: str, folder: Path, *, num_steps: int) -> dict[str, Any]:
     }
 
 
-def _later(adapters: dict[str, Any]) -> dict[str, Any]:
-    """Adapters whose B is not zero any more, so that A owes a gradient, too."""
-    import jax
-    import jax.numpy as jnp
+def train_adapters(folder: Path) -> dict[str, Any]:
+    """start.npz and later.npz: adapters of the float base before and after some real steps.
 
-    generator = np.random.default_rng(0)
-    return {
-        name: {
-            "a": adapter["a"],
-            "b": jax.device_put(
-                jnp.asarray(generator.normal(0, _NOISE, adapter["b"].shape), jnp.float32),
-                adapter["b"].sharding,
-            ),
-        }
+    The default run's optimizer, on batches that no gradient is compared on.
+    """
+    import jax
+
+    from coderllm_jax.config.training import TrainingConfig
+    from coderllm_jax.model.sharding import make_mesh
+    from coderllm_jax.training.step import build_program
+
+    config = TrainingConfig(model_name=MODEL)
+    mesh = make_mesh(config.mesh)
+    batches = load_batches(folder / "training.npz")
+    program = build_program(config, _load(config, mesh), num_steps=len(batches), mesh=mesh)
+    state = program.init_state()
+    _save_adapters(folder / "start.npz", jax.device_get(state.trainable))
+    losses = []
+    for batch in batches:
+        state, metrics = program.train_step(state, program.put_batch(batch))
+        losses.append(float(metrics.loss))
+    _save_adapters(folder / "later.npz", jax.device_get(state.trainable))
+    return {"losses": losses}
+
+
+def _save_adapters(path: Path, adapters: dict[str, Any]) -> None:
+    leaves = {
+        f"{name}.{part}": values
         for name, adapter in adapters.items()
+        for part, values in adapter.items()
     }
+    np.savez(path, **leaves)
+
+
+def load_adapters(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Adapters as `train_adapters` writes them."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    with np.load(path) as leaves:
+        for leaf in leaves:
+            name, _, part = leaf.partition(".")
+            found.setdefault(name, {})[part] = leaves[leaf]
+    return found
 
 
 # --- float16 -------------------------------------------------------------------------------------
@@ -202,28 +271,53 @@ def measure_activations(folder: Path) -> dict[str, Any]:
 
     "name in" and "name out" are a product's operand and result, "stream" is the residual stream.
     """
+    import jax.numpy as jnp
+
+    def largest(name: str, x: Any) -> Any:
+        return jnp.abs(x).max()
+
+    model, _ = load_float("float32", dtype="bfloat16")
+    batch = load_batches(folder / "batch.npz")[0]
+    return {
+        "layers": [
+            {name: float(value) for name, value in found.items()}
+            for found in walk_blocks(model, batch, largest, with_results=True)
+        ]
+    }
+
+
+def walk_blocks(
+    model: Any,
+    batch: Any,
+    look: Callable[[str, Any], Any],
+    *,
+    with_results: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """A layer after another in float32: what `look` says of every product's operand, by its name.
+
+    With results, of "name in", "name out" and "stream" instead.
+    """
     import jax
     import jax.numpy as jnp
 
-    from coderllm_jax.config.training import ModelSection
     from coderllm_jax.model.attention import attend, packed_masks, rotary_angles
     from coderllm_jax.model.forward import ForwardOptions, apply_block, embed
-    from coderllm_jax.model.load import load_model
     from coderllm_jax.model.lora import PRODUCTS
     from coderllm_jax.model.precision import FLOAT32, contract
 
-    model = load_model(MODEL, dtype="bfloat16", cache_dir=ModelSection().cache_dir)
     architecture, options = model.architecture, ForwardOptions()
-    batch = load_batches(folder / "batch.npz")[0]
     near, far = packed_masks(batch.positions, batch.segments, window=architecture.window)
 
     @functools.partial(jax.jit, static_argnames="is_global")
     def block(x: jax.Array, layer: dict[str, jax.Array], *, is_global: bool) -> Any:
-        largest: dict[str, jax.Array] = {}
+        seen: dict[str, Any] = {}
 
         def project(name: str, x: jax.Array) -> jax.Array:
             y = contract(PRODUCTS[name], x, layer[name], FLOAT32)
-            largest[f"{name} in"], largest[f"{name} out"] = jnp.abs(x).max(), jnp.abs(y).max()
+            if with_results:
+                seen[f"{name} in"], seen[f"{name} out"] = look(name, x), look(name, y)
+            else:
+                seen[name] = look(name, x)
             return y
 
         def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -246,15 +340,13 @@ def measure_activations(folder: Path) -> dict[str, Any]:
             options=options,
             project=project,
         )
-        return x, {**largest, "stream": jnp.abs(x).max()}
+        return x, {**seen, "stream": look("stream", x)} if with_results else seen
 
     x = embed(model.weights, jnp.asarray(batch.inputs), options=options)
-    found = []
     for i in range(architecture.num_layers):
         layer = jax.tree.map(lambda leaf, i=i: leaf[i], model.weights["blocks"])
-        x, largest = block(x, layer, is_global=architecture.is_global(i))
-        found.append({name: float(value) for name, value in largest.items()})
-    return {"layers": found}
+        x, seen = block(x, layer, is_global=architecture.is_global(i))
+        yield jax.device_get(seen)
 
 
 def measure_float16(folder: Path, *, num_steps: int) -> dict[str, Any]:
@@ -298,6 +390,7 @@ def main(arguments: list[str]) -> None:
     place = Path(folder)
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "rows": lambda: write_rows(place),
+        "adapters": lambda: train_adapters(place),
         "base": lambda: measure_base(names[0], place, num_steps=int(num_steps)),
         "activations": lambda: measure_activations(place),
         "float16": lambda: measure_float16(place, num_steps=int(num_steps)),

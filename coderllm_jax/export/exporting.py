@@ -210,6 +210,13 @@ def _load(config: ExportConfig) -> TrainedModel:
         raise ModelError(
             f"formats has peft, and {config.model_path} has no adapter; drop peft from formats"
         )
+    base = model.identity.get("trained", {}).get("base")
+    if "peft" in config.formats and base:
+        raise ModelError(
+            f"formats has peft, and {config.model_path} was trained on {base} kernels, which no "
+            "published model has, so that its adapter alone would answer otherwise; "
+            "drop peft from formats (the others are merged)"
+        )
     return model
 
 

@@ -109,7 +109,19 @@ def _introduction(provenance: Provenance, format: str) -> str:
     if "trained" not in provenance.identity:
         return f"{base}{source}, converted and otherwise as it was."
     how = "with the LoRA adapter merged into it" if provenance.lora else "with all weights trained"
-    return f"{base}{source} {how}."
+    return f"{base}{source} {how}.{_rounding(provenance.identity['trained'])}"
+
+
+def _rounding(trained: Mapping[str, Any]) -> str:
+    """What is said of a model that was trained on rounded kernels (QLoRA)."""
+    if "base" not in trained:
+        return ""
+    kept = f" ({' and '.join(trained['base_int8'])}: int8)" if trained["base_int8"] else ""
+    return (
+        f" It was trained while the blocks' kernels were rounded to {trained['base']}{kept}; the "
+        "adapter is merged into those rounded kernels, not into the original ones, because only so "
+        "are answers those that were seen in training. The files hold them as floats."
+    )
 
 
 def _usage(

@@ -150,8 +150,7 @@ def _bare(model: LoadedModel, precision: Precision) -> TrainedModel:
 
 def _base_of(config: dict[str, Any]) -> BaseFormat:
     """The kernels that an adapter was trained on; floats where it says nothing of them."""
-    base = config.get("base", "float")
-    return BaseFormat(base, tuple(config["base_int8"]) if base in ("int4", "nf4") else ())
+    return BaseFormat.make(config.get("base", "float"), config.get("base_int8", ()))
 
 
 def _read(place: Place) -> Adapter:

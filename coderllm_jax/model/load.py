@@ -36,7 +36,7 @@ from coderllm_jax.model.cache import (
     write_cached,
 )
 from coderllm_jax.model.mapped import sha256_of
-from coderllm_jax.model.quantization import BaseFormat
+from coderllm_jax.model.quantization import FLOAT_BASE, BaseFormat
 from coderllm_jax.model.tiny import random_leaves
 from coderllm_jax.model.weights import Dtype, OpenedModel, ShardingRule, place
 
@@ -66,7 +66,7 @@ def load_model(
     dtype: Dtype,
     cache_dir: str,
     sharding: ShardingRule | None = None,
-    base: BaseFormat = BaseFormat(),
+    base: BaseFormat = FLOAT_BASE,
 ) -> LoadedModel:
     """Loads the model called `name` in `dtype`, each leaf where `sharding` says (None: one device).
 

@@ -27,6 +27,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -83,11 +84,16 @@ class Quantized:
 class BaseFormat(NamedTuple):
     """The formats of a model's kernels: `base`, and int8 where a 4-bit base would cost too much.
 
-    int8: block weights by name (`value`), of which a base of 8 bits or of floats takes no notice.
+    int8: block weights by name (`value`); none where the base has 8 bits or floats, see `make`.
     """
 
     base: Base = "float"
     int8: tuple[str, ...] = ()
+
+    @classmethod
+    def make(cls, base: Base, int8: Iterable[str] = ()) -> BaseFormat:
+        """The format that was asked for; `int8` means something beside a base of 4 bits only."""
+        return cls(base, tuple(int8) if base in ("int4", "nf4") else ())
 
     @property
     def is_float(self) -> bool:
@@ -96,8 +102,7 @@ class BaseFormat(NamedTuple):
 
     def of(self, path: str) -> Base:
         """The format of the kernel at `path` (`blocks/value`, `value`, `global_value`)."""
-        kept = base_name(path.removeprefix("blocks/")) in self.int8
-        return "int8" if kept and self.base in ("int4", "nf4") else self.base
+        return "int8" if base_name(path.removeprefix("blocks/")) in self.int8 else self.base
 
     def check(self, architecture: Architecture) -> None:
         """ModelError where a model of this architecture cannot have the format."""
@@ -107,6 +112,9 @@ class BaseFormat(NamedTuple):
                 f"({architecture.family}), whose blocks are unrolled by periods: every period's "
                 "kernels would be made whole at once; set lora.base=float"
             )
+
+
+FLOAT_BASE = BaseFormat()
 
 
 def quantize_kernel(kernel: jax.Array, *, base: Base) -> Quantized:
@@ -120,9 +128,7 @@ def quantize_kernel(kernel: jax.Array, *, base: Base) -> Quantized:
 
 def dequantize_weights(weights: dict[str, Any], dtype: jnp.dtype) -> dict[str, Any]:
     """A model's tree with float kernels where codes were, made one layer after another."""
-    make = jax.jit(
-        lambda stack: jax.lax.map(functools.partial(dequantize, dtype=dtype), stack)
-    )
+    make = jax.jit(lambda stack: jax.lax.map(functools.partial(dequantize, dtype=dtype), stack))
     blocks = {
         name: make(leaf) if isinstance(leaf, Quantized) else leaf
         for name, leaf in weights["blocks"].items()

@@ -38,6 +38,7 @@ from coderllm_jax.errors import ModelError
 from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.model.lora import is_kernel
 from coderllm_jax.model.quantization import (
+    FLOAT_BASE,
     Base,
     BaseFormat,
     Quantized,
@@ -110,7 +111,7 @@ def place(
     *,
     dtype: Dtype,
     sharding: ShardingRule | None = None,
-    base: BaseFormat = BaseFormat(),
+    base: BaseFormat = FLOAT_BASE,
 ) -> dict[str, Any]:
     """Fills every leaf on its devices and gives back the tree, kernels quantized as `base` says.
 

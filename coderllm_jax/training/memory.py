@@ -20,7 +20,7 @@ from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.model.forward import Attention
 from coderllm_jax.model.lora import adapter_shapes, is_kernel
 from coderllm_jax.model.precision import Precision
-from coderllm_jax.model.quantization import BaseFormat, quantized_bytes
+from coderllm_jax.model.quantization import FLOAT_BASE, BaseFormat, quantized_bytes
 
 _SHARE = 0.75
 _WIDE = 4  # bytes of a float32
@@ -42,7 +42,7 @@ class Work(NamedTuple):
     attention: Attention
     adapted: tuple[str, ...] | None
     rank: int
-    base: BaseFormat = BaseFormat()
+    base: BaseFormat = FLOAT_BASE
     weight_parts: int = 1
 
 

@@ -211,7 +211,7 @@ class Run:
                 "alpha": lora.alpha,
                 "targets": list(lora.targets),
                 "base": lora.base,
-                "base_int8": list(lora.base_int8),
+                "base_int8": list(lora_base(self.config).int8),
             }
         save_adapter(self.folder.adapter, tensors, config)
 

@@ -30,7 +30,7 @@ from coderllm_jax.model.load import LoadedModel
 from coderllm_jax.model.lora import init_adapters, is_kernel
 from coderllm_jax.model.loss import HeadOptions, LossSums, cross_entropy
 from coderllm_jax.model.precision import Precision, resolve_precision
-from coderllm_jax.model.quantization import Base, BaseFormat, Quantized, quantize_kernel
+from coderllm_jax.model.quantization import FLOAT_BASE, Base, BaseFormat, Quantized, quantize_kernel
 from coderllm_jax.model.sharding import (
     BATCH_AXES,
     batch_sharding,
@@ -136,7 +136,6 @@ def build_program(
     architecture, weights = model.architecture, model.weights
     mesh = make_mesh(config.mesh) if mesh is None else mesh
     recipe = _recipe(config, architecture, mesh=mesh)
-    recipe.base.check(architecture)
     frozen = _format_weights(weights, recipe)
     frozen = jax.device_put(frozen, tree_shardings(frozen, mesh))
     source = frozen if recipe.full else {}
@@ -286,6 +285,8 @@ def _recipe(config: TrainingConfig, architecture: Architecture, *, mesh: Mesh) -
     platform = mesh.devices.flat[0].platform
     precision = resolve_precision(config.step.precision, platform)
     full = not config.lora.enabled
+    base = lora_base(config)
+    base.check(architecture)
     scan = {"on": True, "off": False, "auto": True}[config.step.scan_blocks]
     attention = _choose_attention(config, architecture, precision, mesh=mesh)
     # A CPU core's cache wants small blocks; an accelerator's matrix units want large ones, and a
@@ -310,7 +311,7 @@ def _recipe(config: TrainingConfig, architecture: Architecture, *, mesh: Mesh) -
             train_embedding=full,
         ),
         full=full,
-        base=lora_base(config),
+        base=base,
         accumulation_steps=config.optimizer.accumulation_steps,
         skip_spikes=config.safety.skip_spikes,
         seed=config.seed,
@@ -376,8 +377,8 @@ def _key(seed: int, purpose: Literal["init", "dropout"]) -> jax.Array:
 def lora_base(config: TrainingConfig) -> BaseFormat:
     """The formats of the blocks' frozen kernels."""
     if not config.lora.enabled:
-        return BaseFormat()
-    return BaseFormat(cast(Base, config.lora.base), config.lora.base_int8)
+        return FLOAT_BASE
+    return BaseFormat.make(cast(Base, config.lora.base), config.lora.base_int8)
 
 
 def _format_weights(weights: dict[str, Any], recipe: _Recipe) -> dict[str, Any]:
@@ -604,7 +605,7 @@ def _describe(recipe: _Recipe, abstract: TrainState, mesh: Mesh) -> dict[str, An
     return {
         "precision": recipe.forward.precision.name,
         "base": recipe.base.base,
-        "base_int8": list(recipe.base.int8) if recipe.base.base in ("int4", "nf4") else [],
+        "base_int8": list(recipe.base.int8),
         "attention": recipe.forward.attention,
         "remat": recipe.forward.remat,
         "scan_blocks": recipe.forward.scan_blocks,

@@ -12,12 +12,14 @@ from benchmarks.quantization import (
     cosine,
     first_overflow,
     float16_lines,
+    lever_table,
     loading_share,
 )
 
 PLAIN = {
     "weights_bytes": 500e6,
     "kernels_bytes": 200e6,
+    "kernels_bits": 16.0,
     "tensor_bytes": 300e6,
     "load_peak_bytes": 600e6,
     "step_peak_bytes": 900e6,
@@ -28,6 +30,7 @@ PLAIN = {
 NF4 = PLAIN | {
     "weights_bytes": 350e6,
     "kernels_bytes": 50e6,
+    "kernels_bits": 4.25,
     "load_peak_bytes": 975e6,
     "step_processor_s": 5.0,
     "cosine_start": 0.98,
@@ -58,6 +61,26 @@ def test_a_base_without_a_cosine_is_shown():
     text = base_table({"float": PLAIN, "nf4": NF4})
     assert "nan" in text.splitlines()[2]
     assert "0.9600" in text.splitlines()[3]
+
+
+def test_a_lever_is_a_line_and_floats_have_a_loss_only():
+    text = lever_table(
+        {
+            "float": {"start_loss": 4.5, "later_loss": 3.5},
+            "nf4": {
+                "bits": 4.25,
+                "error": 0.094,
+                "start_loss": 5.0,
+                "later_loss": 4.0,
+                "cosine_start": 0.87,
+                "cosine_later": 0.85,
+            },
+        }
+    )
+    title, _, plain, nf4 = text.splitlines()
+    assert plain.split() == ["float", "4.5000", "3.5000"]
+    assert nf4.split() == ["nf4", "4.25", "0.0940", "0.8700", "0.8500", "5.0000", "4.0000"]
+    assert len(title) == len(plain) == len(nf4)
 
 
 LAYERS = [

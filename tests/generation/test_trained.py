@@ -15,7 +15,10 @@ from coderllm_jax.data.tokenizer import build_sentencepiece
 from coderllm_jax.errors import ModelError, RunError
 from coderllm_jax.generation.trained import find_place, load_trained
 from coderllm_jax.model.architecture import TINY
+from coderllm_jax.model.load import load_model
+from coderllm_jax.model.lora import PRODUCTS
 from coderllm_jax.model.precision import FLOAT32
+from coderllm_jax.model.quantization import dequantize, quantize_kernel
 from coderllm_jax.model.tiny import random_leaves
 from coderllm_jax.train import train_model
 from coderllm_jax.training.checkpoint import read_trainable
@@ -88,6 +91,36 @@ def test_a_run_without_an_adapter_is_its_best_checkpoint(run, tmp_path):
     shutil.rmtree(copy / "checkpoints")
     with pytest.raises(RunError, match="neither an adapter nor a checkpoint yet"):
         load(copy)
+
+
+def test_a_run_on_rounded_kernels_answers_with_them(tmp_path):
+    """Kernels are those that the run's codes stand for; nothing else differs from the model."""
+    run = make_run(tmp_path, base="nf4", base_int8=("value",))
+    plain = load_model("tiny", dtype="float32", cache_dir="unused").weights
+    for place in (run, run / "adapter", run / "checkpoints"):
+        found = load(place)
+        for name, kernel in found.weights["blocks"].items():
+            expected = plain["blocks"][name]
+            if name in PRODUCTS:
+                base = "int8" if name == "value" else "nf4"
+                expected = dequantize(quantize_kernel(expected, base=base), FLOAT32.weights)
+            np.testing.assert_array_equal(kernel, expected)
+        np.testing.assert_array_equal(found.weights["embedding"], plain["embedding"])
+        assert found.identity["trained"]["base"] == "nf4"
+        assert found.identity["trained"]["base_int8"] == ["value"]
+    assert "base" not in load("tiny").identity
+
+
+def test_a_run_from_before_there_was_another_base_has_floats(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    for file in (copy / "adapter" / "adapter_config.json", copy / "config.json"):
+        content = json.loads(file.read_text())
+        for section in (content, content.get("lora", {})):
+            section.pop("base", None)
+            section.pop("base_int8", None)
+        file.write_text(json.dumps(content))
+    for place in (copy, copy / "checkpoints"):
+        assert same(load(place).weights, load("tiny").weights)
 
 
 def test_full_fine_tuning_replaces_the_weights(tmp_path):

@@ -214,10 +214,10 @@ def test_one_layer_at_a_time_is_read():
 @pytest.mark.parametrize("base", BASES)
 def test_only_a_base_of_4_bits_keeps_kernels_in_8(base):
     placed = place(
-        random_leaves(TINY, seed=0), TINY, dtype="float32", base=BaseFormat(base, ("value",))
+        random_leaves(TINY, seed=0), TINY, dtype="float32", base=BaseFormat.make(base, ("value",))
     )
     found = {name: placed["blocks"][name].base for name in PRODUCTS}
-    assert found == {name: base for name in PRODUCTS} | {"value": "int8"}
+    assert found == dict.fromkeys(PRODUCTS, base) | {"value": "int8"}
 
 
 def test_a_global_layers_kernel_has_the_format_of_its_name():

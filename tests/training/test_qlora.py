@@ -17,14 +17,21 @@ import numpy as np
 import pytest
 
 from coderllm_jax.config import TrainingConfig
+from coderllm_jax.config.generation import GenerationSection
+from coderllm_jax.data.prompts import PromptStyle
 from coderllm_jax.errors import ConfigError, RunError
+from coderllm_jax.generation.answering import answer_all, make_local
 from coderllm_jax.generation.engine import Engine, Request
+from coderllm_jax.generation.trained import load_trained
 from coderllm_jax.model.architecture import TINY
 from coderllm_jax.model.forward import ForwardOptions, hidden_states
 from coderllm_jax.model.load import load_model
 from coderllm_jax.model.lora import init_adapters
 from coderllm_jax.model.precision import FLOAT32
 from coderllm_jax.model.quantization import BaseFormat, Quantized, dequantize, quantize
+from coderllm_jax.monitoring.metrics_log import read_rows
+from coderllm_jax.records import Query
+from coderllm_jax.train import train_model
 from coderllm_jax.training.memory import Work, bytes_with_projections
 from coderllm_jax.training.run_folder import RunFolder
 from coderllm_jax.training.step import build_program
@@ -279,6 +286,47 @@ def test_blocks_are_scanned():
     config.step.scan_blocks = "off"
     with pytest.raises(ConfigError, match=r"lora\.base is nf4 and step\.scan_blocks is off"):
         TrainingConfig.from_config_dict(config)
+
+
+def test_kernels_in_8_bits_are_those_that_the_run_names(model):
+    program = build(model, **{"lora.base": "nf4", "lora.base_int8": ("value",)})
+    found = {
+        name: leaf.base for name, leaf in program.frozen["blocks"].items() if is_quantized(leaf)
+    }
+    assert found.pop("value") == "int8"
+    assert set(found.values()) == {"nf4"}
+    assert program.description["base_int8"] == ["value"]
+
+
+def test_answers_are_those_that_the_run_gave(tmp_path):
+    """A run's samples, and what the same questions are answered when the run is opened later."""
+    rows = tmp_path / "rows.jsonl"
+    texts = [{"question": f"What is {n}?", "answer": f"{n} is {n + 1} less one."} for n in range(9)]
+    rows.write_text("".join(f"{json.dumps(row)}\n" for row in texts))
+    config = TrainingConfig.create_default()
+    config.update(model_name="tiny", steps=2, workdir=str(tmp_path / "run"), learning_rate=0.02)
+    config.data.path = str(rows)
+    config.lora.update(base="nf4", base_int8=("value",))
+    config.step.precision = "float32"
+    config.logging.update(clu=False, progress=False)
+    train_model(config)
+    run = RunFolder(tmp_path / "run")
+    step = json.loads((run.adapter / "adapter_config.json").read_text())["step"]
+    given = {
+        row["question"]: row["answer"] for row in read_rows(run.samples_log) if row["step"] == step
+    }
+    opened = load_trained(str(run.path), precision=FLOAT32, cache_dir="unused")
+    assert len(given) == 3
+    assert answers(opened, given) == given
+    plain = load_model("tiny", dtype="float32", cache_dir="unused").weights
+    assert answers(opened._replace(weights=plain), given) != given
+
+
+def answers(model, questions):
+    section = GenerationSection(num_slots=4, max_length=256, merge=False)
+    answerer = make_local(model, section, PromptStyle("chat"))
+    queries = [Query.from_question(question, question, max_new_tokens=48) for question in questions]
+    return {answer.id: answer.text for answer in answer_all(answerer, queries)}
 
 
 def test_another_base_is_another_run(tmp_path):
