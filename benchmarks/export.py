@@ -167,19 +167,20 @@ class Own:
 
 
 def make_exports(out: Path, model_path: str) -> None:
-    """Every format that is not there yet, each in a process of its own, as a user makes it."""
-    for wanted in _LIBRARIES:
-        if not (out / wanted / "export.json").is_file():
-            problem = run_module(
-                "coderllm_jax.export",
-                f"--config.model_path={model_path}",
-                f"--config.out={out}",
-                f"--config.formats={wanted}",
-                f"--config.gguf_types={','.join(GGUF_TYPES)}",
-                environment={},
-            )
-            if problem:
-                raise SystemExit(f"{wanted}: {problem}")
+    """Every format that is not there yet, by the command, as a user makes them."""
+    missing = [wanted for wanted in _LIBRARIES if not (out / wanted / "export.json").is_file()]
+    if not missing:
+        return
+    problem = run_module(
+        "coderllm_jax.export",
+        f"--config.model_path={model_path}",
+        f"--config.out={out}",
+        f"--config.formats={','.join(missing)}",
+        f"--config.gguf_types={','.join(GGUF_TYPES)}",
+        environment={},
+    )
+    if problem:
+        raise SystemExit(f"error: {', '.join(missing)} were not exported: {problem}")
 
 
 def ask_library(folder: Path, library: str, artifact: Path, base: str, own: Own) -> float:

@@ -14,18 +14,34 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from coderllm_jax.generation.trained import TrainedModel
 from coderllm_jax.model.presets import ALIASES
 from coderllm_jax.training.run_folder import RunFolder, read_json
 
-# KerasHub's names of presets → the hub's, by family; the first two families end in `_en`.
-_PRESETS = (
-    (re.compile(r"(code_)?gemma(_1\.1)?(_instruct)?_(2b|7b)_en"), ""),
-    (re.compile(r"gemma2()()(_instruct)?_(2b|9b|27b)_en"), "2-"),
-    (re.compile(r"gemma3()()(_instruct)?_(270m|1b|4b|12b|27b)(?:_text)?"), "3-"),
-    (re.compile(r"gemma4()()(_instruct)?_(31b)"), "4-"),
+
+class _Naming(NamedTuple):
+    """KerasHub's names of some presets → the hub's name.
+
+    Of the pattern's two groups the first says that a model was instructed, the second its size;
+    bare: what the hub adds where it was not.
+    """
+
+    preset: str
+    repository: str
+    bare: str = ""
+
+
+_NAMINGS = (
+    _Naming(r"gemma_(instruct_)?(2b|7b)_en", "google/gemma-{}"),
+    _Naming(r"gemma_1\.1_(instruct_)?(2b|7b)_en", "google/gemma-1.1-{}"),
+    _Naming(r"code_gemma_(instruct_)?(2b|7b)_en", "google/codegemma-{}"),
+    _Naming(r"code_gemma_1\.1_(instruct_)?(2b|7b)_en", "google/codegemma-1.1-{}"),
+    _Naming(r"gemma2_(instruct_)?(2b|9b|27b)_en", "google/gemma-2-{}"),
+    _Naming(r"gemma3_(instruct_)?(270m)", "google/gemma-3-{}"),
+    _Naming(r"gemma3_(instruct_)?(1b|4b|12b|27b)(?:_text)?", "google/gemma-3-{}", bare="-pt"),
+    _Naming(r"gemma4_(instruct_)?(31b)", "google/gemma-4-31B"),
 )
 
 _TRAINING = (
@@ -102,14 +118,10 @@ def repository_of(base: str) -> str:
     """The hub's name of a model's name, where it has one."""
     if base.startswith("hf://"):
         return base.removeprefix("hf://")
-    for pattern, generation in _PRESETS:
-        if found := pattern.fullmatch(ALIASES.get(base, base)):
-            for_code, revision, instructed, size = found.groups(default="")
-            is_bare = generation != "3-" or size == "270m"
-            kind = "-it" if instructed else "" if is_bare else "-pt"
-            stem = "codegemma" if for_code else "gemma"
-            number = f"{revision.removeprefix('_')}-" if revision else generation
-            return f"google/{stem}-{number}{size.upper() if generation == '4-' else size}{kind}"
+    for naming in _NAMINGS:
+        if found := re.fullmatch(naming.preset, ALIASES.get(base, base)):
+            instructed, size = found.groups()
+            return naming.repository.format(size) + ("-it" if instructed else naming.bare)
     return ""
 
 
