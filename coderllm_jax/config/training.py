@@ -144,8 +144,9 @@ class StepSection(Section):
     )
     attention: str = option(
         "auto",
-        "dense; fused (a flash kernel for NVIDIA GPUs, one device; dense where it does not apply). "
-        "auto: fused on one data-centre GPU of NVIDIA's, where it applies; else dense.",
+        "dense; fused (a flash kernel: on one NVIDIA GPU, or on TPUs; dense where it does not "
+        "apply). auto: fused on one data-centre GPU of NVIDIA's and on TPUs, where it applies; "
+        "else dense.",
         choices=("auto", "dense", "fused"),
     )
     scan_blocks: str = option(

@@ -34,8 +34,9 @@ from coderllm_jax.model.sharding import (
     gather_block,
     look_up,
 )
+from coderllm_jax.model.splash_attention import attend_splash
 
-Attention = Literal["dense", "fused"]
+Attention = Literal["dense", "fused", "splash"]
 Remat = Literal["none", "block", "projections"]
 
 
@@ -43,7 +44,8 @@ Remat = Literal["none", "block", "projections"]
 class ForwardOptions:
     """How a forward pass is compiled; none of it changes what is computed beyond rounding.
 
-    attention: dense holds [L, L] for every head; fused is `fused_attention`, where that applies.
+    attention: dense holds [L, L] for every head; fused is `fused_attention`, where that applies;
+    splash is `splash_attention`, and the caller has asked whether it does.
     remat: what each block's backward recomputes: nothing, everything, or all but projections.
     scan_blocks: one compiled loop body for all layers, or one copy a layer.
     lora_scale: alpha / rank. lora_dropout: the chance that an adapter's input is dropped.
@@ -188,6 +190,16 @@ def hidden_states(
             chosen, visible = angles[kind], seen[kind]
 
         def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+            if options.attention == "splash":
+                return attend_splash(
+                    q,
+                    k,
+                    v,
+                    segments_BL,
+                    is_global,
+                    architecture=architecture,
+                    precision=options.precision,
+                )
             if is_fused:
                 scale = architecture.query_scale
                 return attend_spans(q, k, v, visible, scale=scale, precision=options.precision)

@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.model.lora import adapter_shapes, is_kernel
+from coderllm_jax.model.splash_attention import BLOCK as SPLASH_BLOCK
+from coderllm_jax.model.splash_attention import can_splash
 from coderllm_jax.preflight.costs import Collective
 from coderllm_jax.preflight.plan import Plan
 from coderllm_jax.preflight.roofline import Bound, bound_step
@@ -51,6 +53,7 @@ class Estimate(NamedTuple):
     gathered: float
     gradients: float
     flops: float
+    attention_flops: float
     bytes: float
     collectives: tuple[Collective, ...]
     model_flops: float
@@ -72,6 +75,7 @@ def estimate(architecture: Architecture, plan: Plan, *, supervised_fraction: flo
         gathered=work.gathered(),
         gradients=work.gradients(),
         flops=flops,
+        attention_flops=work.attention_flops() * plan.micro_batches,
         bytes=num_bytes,
         collectives=collectives,
         model_flops=model_flops(architecture, plan, supervised_fraction=supervised_fraction),
@@ -91,6 +95,16 @@ def _kernel_weights(architecture: Architecture) -> int:
     return sum(math.prod(shape) for name, shape in blocks.items() if is_kernel(name))
 
 
+def visited_pairs(length: int, window: int | None) -> int:
+    """(query, key) pairs in the blocks that splash attention visits in one row of one head."""
+    block = math.gcd(length, SPLASH_BLOCK)
+    blocks = 0
+    for i in range(length // block):
+        first = 0 if window is None else max(i * block - (window - 1), 0) // block
+        blocks += i + 1 - first
+    return blocks * block * block
+
+
 class _Work:
     """A plan's quantities, each a formula of the drawing."""
 
@@ -108,6 +122,9 @@ class _Work:
         kv = architecture.num_kv_heads
         self.kv_heads = kv / plan.mesh.tensor if kv % plan.mesh.tensor == 0 else kv
         self.ffw = architecture.feed_forward / plan.mesh.tensor
+        self.splash = plan.config.step.attention != "dense" and can_splash(
+            architecture, plan.precision, length=plan.length, mesh=plan.mesh._asdict()
+        )
 
     @property
     def numbers(self) -> float:
@@ -117,8 +134,8 @@ class _Work:
 
     @property
     def scores(self) -> float:
-        """Of one layer: heads x positions x row."""
-        return self.plan.positions * self.plan.length * self.heads
+        """Of one layer, as dense attention makes them: heads x positions x row; else none."""
+        return 0.0 if self.splash else self.plan.positions * self.plan.length * self.heads
 
     # --- memory
 
@@ -154,9 +171,6 @@ class _Work:
         a, plan, tensor = self.a, self.plan, self.mesh.tensor
         positions = plan.positions
         kernels = 2 * positions * _kernel_weights(a) / tensor * self.passes
-        # Scores and mixing, two products forward and four back.
-        size = a.head_size
-        own = 2 * (2 * self.scores * size) * (3 + self.recomputed) * self.layers
         head = (8 if self.is_full else 4) * self.supervised * a.vocabulary * a.width / tensor
         adapters = 0.0
         if not self.is_full:
@@ -164,7 +178,23 @@ class _Work:
             shapes = adapter_shapes(a, targets=lora.targets, rank=lora.rank)
             weights = sum(math.prod(part) for each in shapes.values() for part in each.values())
             adapters = 2 * positions * weights / tensor * (3 + self.recomputed)
-        return (kernels + own + head + adapters) * plan.micro_batches
+        return (kernels + self.attention_flops() + head + adapters) * plan.micro_batches
+
+    def attention_flops(self) -> float:
+        """Scores and mixing of all layers: forward, as often as it runs, and backward.
+
+        Dense: two products and four. Splash: two and seven, which makes scores anew for each of
+        its two kernels, over the blocks that masks leave.
+        """
+        size, forward = self.a.head_size, 2 * (1 + self.recomputed)
+        if not self.splash:
+            return 2 * self.scores * size * (forward + 4) * self.layers
+        rows, length = self.plan.rows, self.plan.length
+        pairs = sum(
+            visited_pairs(length, None if self.a.is_global(i) else self.a.window)
+            for i in range(self.layers)
+        )
+        return 2 * rows * self.heads * pairs * size * (forward + 7)
 
     def moved(self) -> float:
         a, plan, positions = self.a, self.plan, self.plan.positions

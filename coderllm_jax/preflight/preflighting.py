@@ -36,10 +36,17 @@ class Winner(NamedTuple):
         costs = self.train.costs
         return bound_step(
             self.screened.plan.slice,
-            flops=costs.flops,
+            flops=costs.flops + self.kernel_flops,
             num_bytes=costs.bytes,
             collectives=costs.collectives,
         )
+
+    @property
+    def kernel_flops(self) -> float:
+        """Of attention's kernels, whose products no count of a module sees: by formula."""
+        if self.train.description["attention"] == "dense":
+            return 0.0
+        return self.screened.estimate.attention_flops
 
     @property
     def fits(self) -> bool:

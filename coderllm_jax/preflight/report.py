@@ -108,9 +108,11 @@ def _winner_lines(winner: Winner, found: Preflight) -> Iterator[str]:
     costs = train.costs
     yield "  one chip's work              compiled     screen   XLA, loops once"
     yield (
-        f"    FLOPs                    {_power(costs.flops):>12}{_power(reckoned.flops):>11}"
-        f"{_power(train.xla.get('flops', 0.0)):>18}"
+        f"    FLOPs                    {_power(costs.flops + winner.kernel_flops):>12}"
+        f"{_power(reckoned.flops):>11}{_power(train.xla.get('flops', 0.0)):>18}"
     )
+    if winner.kernel_flops:
+        yield f"      of attention's kernels {_power(winner.kernel_flops):>12}   by formula"
     yield (
         f"    bytes of memory moved    {_power(costs.bytes):>12}{_power(reckoned.bytes):>11}"
         f"{_power(train.xla.get('bytes accessed', 0.0)):>18}"
@@ -124,8 +126,6 @@ def _winner_lines(winner: Winner, found: Preflight) -> Iterator[str]:
             f"      {each.kind:<19}{'+'.join(each.axes):<18}{each.count:>9,.0f} times"
             f"{_power(each.bytes):>12} bytes"
         )
-    if costs.custom_calls:
-        yield f"    kernels that are not counted: {', '.join(costs.custom_calls)}"
     yield from _bound_lines(bound, winner, found)
 
 
@@ -261,7 +261,11 @@ def _bound_json(bound: Bound, each: Screened) -> dict[str, Any]:
 
 
 def _winner_json(winner: Winner) -> dict[str, Any]:
-    found = {"plan": _screened_json(winner.screened), "train": _compiled_json(winner.train)}
+    found = {
+        "plan": _screened_json(winner.screened),
+        "train": _compiled_json(winner.train),
+        "kernel_flops": winner.kernel_flops,
+    }
     if winner.bound is not None:
         found["bound"] = _bound_json(winner.bound, winner.screened)
     if winner.evaluation is not None:

@@ -42,6 +42,7 @@ from coderllm_jax.model.sharding import (
     tree_shardings,
     weight_spec,
 )
+from coderllm_jax.model.splash_attention import can_splash
 from coderllm_jax.records import PackedBatch
 from coderllm_jax.training import guard
 from coderllm_jax.training.control import Control, agree, put_control
@@ -321,14 +322,15 @@ def _recipe(config: TrainingConfig, architecture: Architecture, *, mesh: Mesh) -
 def _choose_attention(
     config: TrainingConfig, architecture: Architecture, precision: Precision, *, mesh: Mesh
 ) -> Attention:
-    """Fused where one device can and should; what `hidden_states` will really do.
+    """Fused where one GPU, or splash where a mesh of TPUs can; what `hidden_states` will do.
 
     On a CPU only where it is asked for: the kernels are interpreted there, for tests.
     """
-    asked = config.step.attention
-    possible = mesh.size == 1 and can_fuse(
-        architecture, precision, length=config.data.sequence_length
-    )
+    asked, length = config.step.attention, config.data.sequence_length
+    if mesh.devices.flat[0].platform == "tpu":
+        possible = can_splash(architecture, precision, length=length, mesh=mesh.shape)
+        return "splash" if possible and asked != "dense" else "dense"
+    possible = mesh.size == 1 and can_fuse(architecture, precision, length=length)
     wanted = asked == "fused" or (asked == "auto" and can_launch(mesh.devices.flat[0]))
     return "fused" if possible and wanted else "dense"
 
