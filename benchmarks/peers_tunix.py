@@ -44,6 +44,7 @@ def load(job: Job) -> Train:
     """A PeftTrainer over the folder's weights."""
     import optax
     import qwix
+    from flax import nnx
     from tunix.sft import peft_trainer
 
     from benchmarks.tunix_model import load_gemma3
@@ -53,7 +54,7 @@ def load(job: Job) -> Train:
     provider = qwix.LoraProvider(
         module_path=".*q_einsum|.*kv_einsum", rank=config.lora.rank, alpha=config.lora.alpha
     )
-    model = qwix.apply_lora_to_model(base, provider, **base.get_model_input())
+    model = qwix.apply_lora_to_model(base, provider, rngs=nnx.Rngs(0), **base.get_model_input())
     del base
     trainer = peft_trainer.PeftTrainer(
         model,
@@ -62,12 +63,15 @@ def load(job: Job) -> Train:
     )
     stock_loss = trainer.loss_fn
 
-    def loss(model: Any, inputs: Any, **arguments: Any) -> Any:
+    # One argument: Flax resolves names to places, and what hides behind ** has none.
+    def loss(model: Any, batch: dict[str, Any]) -> Any:
+        arguments = dict(batch)
+        inputs = arguments.pop("inputs")
         return stock_loss(lambda _, *others: model(inputs, *others), **arguments)
 
     def train(batches: Sequence[PackedBatch], on_step: OnStep) -> None:
         trainer.with_loss_fn(loss).with_training_hooks(_hooks(on_step))
-        trainer.train([arguments_of(batch) for batch in batches])
+        trainer.train([{"batch": arguments_of(batch)} for batch in batches])
 
     return train
 
