@@ -89,7 +89,7 @@ def fit_table(found: Mapping[str, Mapping[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for title, answer in found.items():
-        [each] = answer["compiled"][:1]
+        each = _chosen(answer)
         plan, train = each["plan"], each["train"]
         held, memory = train["held"], train["memory"] or {}
         small = (held["trained"] + held["optimizer"]) / 2**20
@@ -112,7 +112,7 @@ def work_table(found: Mapping[str, Mapping[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for title, answer in found.items():
-        [each] = answer["compiled"][:1]
+        each = _chosen(answer)
         plan, train = each["plan"], each["train"]
         if train["costs"] is None:
             continue
@@ -137,7 +137,7 @@ def bound_table(found: Mapping[str, Mapping[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for title, answer in found.items():
-        [each] = answer["compiled"][:1]
+        each = _chosen(answer)
         train = each["train"]
         if "bound" not in each:
             continue
@@ -157,7 +157,7 @@ def collective_table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """What crosses links in one step, by kind and axes, into one chip."""
     lines = ["| | kind | over | times | bytes |", "|---|---|---|---|---|"]
     for title, answer in found.items():
-        [each] = answer["compiled"][:1]
+        each = _chosen(answer)
         collectives = (each["train"]["costs"] or {"collectives": []})["collectives"]
         lines += [
             f"| {title} | {moved['kind']} | {' + '.join(moved['axes'])} ({moved['group']}) | "
@@ -176,6 +176,12 @@ def too_large_lines(answer: Mapping[str, Any]) -> Iterator[str]:
     )
     for remedy in answer["remedies"][:8]:
         yield f"{remedy['change']}: {_gib(remedy['memory_bytes'])} GiB"
+
+
+def _chosen(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The compiled plan that is told of: the first that fits, else the first."""
+    compiled = answer["compiled"]
+    return next((each for each in compiled if each["train"]["fits"]), compiled[0])
 
 
 def _mesh(plan: Mapping[str, Any]) -> str:

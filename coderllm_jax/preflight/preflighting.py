@@ -8,7 +8,8 @@ The answer holds everything that the table and the JSON file tell.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from coderllm_jax.config.preflight import PreflightConfig
@@ -19,6 +20,9 @@ from coderllm_jax.preflight.compiling import Compiled, compile_step, find_librar
 from coderllm_jax.preflight.roofline import Bound, bound_step
 from coderllm_jax.preflight.screen import Remedy, Screened, find_remedies, screen
 from coderllm_jax.training.step import lora_base
+
+# Compilations that may fail before the answer is that nothing fits.
+_MOST_REFUSED = 2
 
 
 class Winner(NamedTuple):
@@ -40,6 +44,12 @@ class Winner(NamedTuple):
             num_bytes=costs.bytes,
             collectives=costs.collectives,
         )
+
+    @property
+    def shortage(self) -> float:
+        """What the compiler needed more than the screen had said, in bytes of a chip."""
+        steps = [step for step in (self.train, self.evaluation) if step is not None]
+        return max(step.needed_bytes for step in steps) - self.screened.estimate.memory_bytes
 
     @property
     def kernel_flops(self) -> float:
@@ -79,26 +89,46 @@ def run_preflight(config: PreflightConfig, *, note: Callable[[str], None]) -> Pr
     library = find_library(config) if config.compile.winners else None
     screened = screen(config, slice_, architecture)
     winners: list[Winner] = []
-    shortage = 0.0
-    for each in _to_compile(screened, config.compile.winners):
-        assert library is not None
-        note(f"compiling the training step for {each.plan.words}")
-        train = compile_step(each.plan, "train", config=config, library=library)
-        evaluation = None
-        if config.compile.evaluation and train.fits and not winners:
-            note("compiling the evaluation step")
-            evaluation = compile_step(each.plan, "evaluation", config=config, library=library)
-        winners.append(Winner(each, train, evaluation))
-        if not train.fits:
-            shortage = max(shortage, train.needed_bytes - each.estimate.memory_bytes)
+    if library is not None:
+        winners = list(_compile_winners(screened, config=config, library=library, note=note))
     found = Preflight(config, architecture, slice_, screened, winners, [])
     if found.fits:
         return found
     nearest = winners[0].screened if winners else screened[0]
-    remedies = find_remedies(config, nearest, architecture, shortage=shortage)
+    remedies = find_remedies(config, nearest, architecture, shortage=_shortage(winners))
     return found._replace(remedies=remedies)
 
 
-def _to_compile(screened: list[Screened], most: int) -> list[Screened]:
-    """The first ones that fit; where none does, the nearest, for the compiler's own word on it."""
-    return [each for each in screened if each.fits][:most] or screened[: min(most, 1)]
+def _compile_winners(
+    screened: list[Screened],
+    *,
+    config: PreflightConfig,
+    library: Path,
+    note: Callable[[str], None],
+) -> Iterator[Winner]:
+    """The first plans, until enough of them fit, or the compiler has refused a few.
+
+    One that it refuses says how wrong the screen is; plans with less to spare are then passed over.
+    Where the screen says that none fits, the nearest is compiled, for the compiler's own word.
+    """
+    tried: list[Winner] = []
+    for each in [plan for plan in screened if plan.fits] or screened[:1]:
+        num_fitting = sum(winner.fits for winner in tried)
+        if num_fitting == config.compile.winners or len(tried) - num_fitting == _MOST_REFUSED:
+            return
+        if tried and each.spare_bytes < _shortage(tried):
+            continue
+        note(f"compiling the training step for {each.plan.words}")
+        train = compile_step(each.plan, "train", config=config, library=library)
+        evaluation = None
+        if config.compile.evaluation and train.fits and not num_fitting:
+            note("compiling the evaluation step")
+            evaluation = compile_step(each.plan, "evaluation", config=config, library=library)
+        tried.append(Winner(each, train, evaluation))
+        yield tried[-1]
+
+
+def _shortage(winners: Sequence[Winner]) -> float:
+    """By how many bytes of a chip the screen was too hopeful of what the compiler refused."""
+    refused = [winner for winner in winners if not winner.fits]
+    return max((winner.shortage for winner in refused), default=0.0)

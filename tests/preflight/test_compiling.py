@@ -156,3 +156,19 @@ def test_held_bytes_are_those_of_the_real_trees():
         reckoned = estimate(TINY, plan, supervised_fraction=0.5).held
         for name, value in reckoned._asdict().items():
             assert found.held[name] == pytest.approx(value, abs=128), name
+
+
+@pytest.mark.peers
+def test_attention_is_splash_where_heads_are_whole_vectors():
+    """270M for four chips: the kernels compile for TPUs, rows and all, in both directions."""
+    library = library_here()
+    plan = tiny_plan(
+        model_name="gemma3_270m",
+        data__sequence_length=512,
+        mesh__data=2,
+        mesh__fsdp=2,
+        mesh__tensor=1,
+    )
+    found = compile_step(plan, "train", config=plan.config, library=library)
+    assert found.description["attention"] == "splash"
+    assert "tpu_custom_call" in found.costs.custom_calls

@@ -136,6 +136,23 @@ def test_what_the_compiler_refuses_does_not_fit_whatever_the_screen_said(asked):
     assert all(remedy.screened.spare_bytes >= missed for remedy in found.remedies)
 
 
+def test_after_a_refusal_only_a_plan_with_more_to_spare_is_compiled(asked, monkeypatch):
+    """13 GiB were needed and the screen had said 8: a plan with 5 to spare or more is next."""
+
+    def compile_step(plan, step, *, config, library):
+        asked.append((plan, step))
+        return compiled(step, needed=13.0, fits=len(asked) > 1)
+
+    monkeypatch.setattr(preflighting, "compile_step", compile_step)
+    found = preflight()
+    first, second = found.winners
+    assert not first.fits
+    assert second.fits
+    assert found.fits
+    assert second.screened.spare_bytes >= 13 * GIB - first.screened.estimate.memory_bytes
+    assert "compiled: v5e:2x4, data 8 x fsdp 1 x tensor 1" in describe(found)
+
+
 def test_an_evaluation_step_that_does_not_fit_counts(asked):
     asked.answers["evaluation"] = compiled("evaluation", needed=17.0, fits=False)
     found = preflight()

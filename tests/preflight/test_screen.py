@@ -11,7 +11,7 @@ from coderllm_jax.errors import ConfigError
 from coderllm_jax.model.architecture import TINY
 from coderllm_jax.preflight.catalogue import find_architecture
 from coderllm_jax.preflight.chips import parse_topology
-from coderllm_jax.preflight.estimate import estimate, model_flops
+from coderllm_jax.preflight.estimate import estimate, model_flops, visited_pairs
 from coderllm_jax.preflight.plan import Mesh, Plan, meshes, plans, replace_options
 from coderllm_jax.preflight.roofline import Bound, mfu, tokens_per_day
 from coderllm_jax.preflight.screen import find_remedies, screen
@@ -170,3 +170,33 @@ def test_a_bound_is_its_longest_part_and_in_turn_their_sum():
 def test_options_of_sections_are_replaced_by_path():
     changed = replace_options(PreflightConfig(), {"batch_size": 9, "lora__base": "nf4"})
     assert (changed.batch_size, changed.lora.base, changed.lora.rank) == (9, "nf4", 8)
+
+
+def test_splash_visits_the_blocks_that_masks_leave():
+    block = 512 * 512
+    assert visited_pairs(2048, None) == (1 + 2 + 3 + 4) * block
+    # A query at the head of block 2 sees back to key 513 with 512, and to key 1 with 1,024.
+    assert visited_pairs(2048, 512) == (1 + 2 + 2 + 2) * block
+    assert visited_pairs(2048, 1024) == (1 + 2 + 3 + 3) * block
+    assert visited_pairs(256, None) == 256 * 256
+
+
+def test_splash_needs_no_room_for_scores_and_dense_does():
+    big = find_architecture("gemma3_1b")
+    found = {
+        attention: estimate(
+            big,
+            a_plan(
+                mesh=(8, 1, 1),
+                batch_size=8,
+                data__sequence_length=8192,
+                step__attention=attention,
+            ),
+            supervised_fraction=0.5,
+        )
+        for attention in ("auto", "dense")
+    }
+    scores = 4 * 8192 * 8192 * 4 * 4  # heads, row, row, float32, four of them
+    assert found["dense"].working == scores
+    assert found["auto"].working < scores / 4
+    assert found["auto"].attention_flops < found["dense"].attention_flops
