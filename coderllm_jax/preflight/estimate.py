@@ -227,7 +227,9 @@ class _Work:
             found.append(self._collective("all-reduce", ("tensor",), tensor, moved))
         if data * fsdp > 1:
             others = (data * fsdp - 1) / (data * fsdp)
-            moved = 2 * self.held.trained * others / self.plan.micro_batches
+            # XLA sums them as they leave their product, in the carried format.
+            gradients = self.held.trained * self.carried / _WIDE
+            moved = 2 * gradients * others / self.plan.micro_batches
             axes = ("data", "fsdp")
             found.append(self._collective("all-reduce", axes, data * fsdp, moved))
         return tuple(found)

@@ -95,30 +95,39 @@ def find_remedies(
     shortage: what must be left of a chip then, the compiler having found the screen too hopeful by
     so many bytes.
     """
+
+    def helps(screened: Screened) -> bool:
+        return screened.spare_bytes >= shortage
+
+    singles = list(_single_changes(nearest.plan, architecture))
     found = []
-    for words, plan in _changes(nearest.plan, architecture):
-        screened = Screened(plan, _estimate(plan, config, architecture))
-        if screened.spare_bytes >= shortage:
-            found.append(Remedy(words, screened))
+    for changes in (singles, _pairs(singles, architecture)):
+        for words, plan in changes:
+            screened = Screened(plan, _estimate(plan, config, architecture))
+            if helps(screened):
+                found.append(Remedy(words, screened))
+        if found:  # two changes only where one is not enough
+            break
     answered: set[str] = set()
     for slice_ in larger_slices(nearest.plan.slice):
         if slice_.chip.name in answered:
             continue
         best = screen(config, slice_, architecture)[0]
-        if best.spare_bytes >= shortage:
+        if helps(best):
             answered.add(slice_.chip.name)
             found.append(Remedy(f"--topology={slice_.name} ({best.plan.mesh.words})", best))
     return found
 
 
-def _changes(plan: Plan, architecture: Architecture) -> Iterator[tuple[str, Plan]]:
-    """One change at a time, then two together; the mildest first."""
-    singles = list(_single_changes(plan, architecture))
-    yield from singles
+def _pairs(
+    singles: Sequence[tuple[str, Plan]], architecture: Architecture
+) -> Iterator[tuple[str, Plan]]:
+    """Two changes together, of different options, each pair once."""
+    names = [words for words, _ in singles]
     for i, (words, changed) in enumerate(singles):
         for more, both in _single_changes(changed, architecture):
-            kinds = {each.partition("=")[0] for each in (words, more)}
-            if len(kinds) == 2 and more in {each for each, _ in singles[i + 1 :]}:
+            is_other = words.partition("=")[0] != more.partition("=")[0]
+            if is_other and more in names[i + 1 :]:
                 yield f"{words} and {more}", both
 
 
