@@ -6,7 +6,7 @@ Size     kernels of 4.25 bits a weight instead of 16 or 32; the embedding stays 
 Takes    a little longer than configs/lora.py: kernels are made whole again for every product
 Expect   losses that begin 0.35 above those of configs/lora.py: at this size nf4 costs more than it
          saves, and `--config.lora.base=int8` next to nothing (benchmarks/quantization.md)
-Then     evaluate, ask, serve and export put the adapter onto the float model
+Then     evaluate, ask, serve and export put the adapter onto the same rounded kernels
 """
 
 import ml_collections

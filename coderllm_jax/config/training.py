@@ -82,9 +82,9 @@ class LoraSection(Section):
         choices=("float", "int8", "int4", "nf4"),
     )
     base_int8: tuple[str, ...] = option(
-        ("key", "value"),
-        "Kernels that a base of 4 bits (int4, nf4) keeps in 8: those whose rounding turns the "
-        "gradient most (benchmarks/quantization.md); empty: none.",
+        (),
+        "Kernels that a base of 4 bits (int4, nf4) keeps in 8, such as key,value. Which are worth "
+        "it: python -m benchmarks.quantization.",
         choices=LORA_TARGETS,
     )
 

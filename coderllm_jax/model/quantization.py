@@ -14,6 +14,10 @@ step holds is codes and one layer's kernels, under every `remat`, where blocks a
 they are unrolled, XLA's CPU backend makes every kernel at once, whatever barrier lies between:
 training refuses that; generation, which unrolls, holds float kernels for the time of a token.
 
+Kernels may be kept in int8 by name where the others have 4 bits (`BaseFormat`, `lora.base_int8`).
+Codes come from kernels in bfloat16, whatever a run's precision, so that whoever opens a run finds
+the kernels again that it trained on.
+
 Weight-only: activations are never rounded. The embedding stays as it is, as in QLoRA: it is looked
 up and it is the head, whose rounding changes every logit.
 
