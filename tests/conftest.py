@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import tempfile
 
 # Before anything imports Keras or TensorFlow: the backend is read once, at import.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+# Compiling is most of the tests' time and many tests compile the same. Each worker has a cache of
+# its own: JAX's is not written atomically, and a process that dies in it must not disturb another
+# worker. What the workers' children compile is apart for the same reason.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="coderllm-compiled-")
+os.environ["JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["JAX_PERSISTENT_COMPILATION_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+import jax
 import pytest
 
 from coderllm_jax.config.training import ModelSection
 
 
 def pytest_configure() -> None:
-    """Processes that tests start hear every signal, also where the tests run in the background.
+    """Sets JAX's cache of this process, and how the processes that tests start hear signals.
 
     Children of `make test &` or nohup ignore some, and a shell script cannot trap what it was
     started to ignore.
     """
+    compiled = os.environ["JAX_COMPILATION_CACHE_DIR"]
+    jax.config.update("jax_compilation_cache_dir", f"{compiled}/by_tests")
     default = {
         signal.SIGINT: signal.default_int_handler,
         signal.SIGQUIT: signal.SIG_DFL,
@@ -29,6 +41,11 @@ def pytest_configure() -> None:
     for each, handler in default.items():
         if signal.getsignal(each) is signal.SIG_IGN:
             signal.signal(each, handler)
+
+
+def pytest_unconfigure() -> None:
+    """Removes what was compiled."""
+    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

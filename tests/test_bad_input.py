@@ -184,6 +184,7 @@ def test_what_may_not_be_read_or_written(here):
             [*good, f"--config.model.cache_dir={here / 'read_only' / 'cache'}"],
         ],
         obeying=True,
+        JAX_COMPILATION_CACHE_DIR="",  # else compiled programs would not go to model.cache_dir
     )
     for folder in (here / "closed", here / "read_only", here / "read_only" / "run"):
         folder.chmod(0o755)  # so that pytest can remove them

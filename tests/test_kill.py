@@ -42,6 +42,7 @@ def test_a_tiny_run_killed_in_a_save_between_two_and_at_the_end_is_the_one_that_
     assert expected["summary.json best_step"] < 24
 
 
+@pytest.mark.long
 @pytest.mark.real_model
 def test_a_real_run_killed_in_a_save_is_the_one_that_was_not(tmp_path: Path) -> None:
     few = {"steps": 3, "checkpoint.every_steps": 1, "data.sequence_length": 64}

@@ -166,6 +166,7 @@ def test_both_as_one_script(folder):
     assert "Warning" not in done.stderr
 
 
+@pytest.mark.long
 def test_a_script_without_a_main_guard_with_workers(folder):
     """Workers are started as new processes, which must not run the script, and train, again."""
     code = small_snippet(workers=2) + 'open("times_run", "a").write("x")\n'
@@ -176,6 +177,7 @@ def test_a_script_without_a_main_guard_with_workers(folder):
     assert len(list((folder / "runs/lora/metrics").glob("events.*"))) == 1
 
 
+@pytest.mark.long
 def test_a_notebook(folder):
     surroundings, misspelt, unknown, trained, result = run_notebook(
         folder,

@@ -7,6 +7,7 @@ unless `mesh.platform=cpu` says that this is what is wanted.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -20,6 +21,9 @@ from coderllm_jax.errors import DeviceError
 # Their device files (accel0, vfio/0) say nothing: any passed-through device has such a name.
 _GOOGLE_PCI_VENDOR = "0x1ae0"
 _TPU_PCI_DEVICES = {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}
+
+# Longer than a program takes to be written.
+_WRITING_S = 60.0
 
 # Dense bfloat16 FLOP/s from the makers' data sheets; keys are parts of jax's `device_kind`.
 PEAK_BF16_FLOPS = {
@@ -44,15 +48,18 @@ def prepare_process(*, platform: str, cache_dir: str) -> None:
         os.environ.setdefault("JAX_PLATFORMS", platform)
     import jax
 
-    # Compiled programs are loaded as they are, so nobody else may write them.
-    compiled = Path(cache_dir).expanduser() / "compiled"
-    try:
-        compiled.mkdir(mode=0o700, parents=True, exist_ok=True)
-        compiled.chmod(0o700)
-    except OSError as error:
-        raise DeviceError(
-            f"{compiled}: cannot be made ({error.strerror}); name another model.cache_dir"
-        ) from None
+    if named := os.environ.get("JAX_COMPILATION_CACHE_DIR"):  # JAX's own variable is obeyed
+        compiled = Path(named)
+    else:
+        # Compiled programs are loaded as they are, so nobody else may write them.
+        compiled = Path(cache_dir).expanduser() / "compiled"
+        try:
+            compiled.mkdir(mode=0o700, parents=True, exist_ok=True)
+            compiled.chmod(0o700)
+        except OSError as error:
+            raise DeviceError(
+                f"{compiled}: cannot be made ({error.strerror}); name another model.cache_dir"
+            ) from None
     _drop_cut_programs(compiled)
     jax.config.update("jax_compilation_cache_dir", str(compiled))
 
@@ -62,10 +69,15 @@ def _drop_cut_programs(folder: Path) -> None:
 
     JAX neither replaces such a file nor can it read it: every later start would warn and compile
     anew. Those of zlib are known by their first byte; where zstandard is installed, JAX uses that,
-    which checks itself.
+    which checks itself. What was whole once is not read again: a folder of years costs no start.
     """
+    seen = folder / ".whole_until"
+    # Another process may have been writing while the last one looked.
+    whole_until = seen.stat().st_mtime - _WRITING_S if seen.exists() else 0.0
     for path in folder.glob("*-cache"):
         try:
+            if path.stat().st_mtime < whole_until:
+                continue
             data = path.read_bytes()
             if data[:1] == b"\x78":
                 zlib.decompress(data)
@@ -73,6 +85,8 @@ def _drop_cut_programs(folder: Path) -> None:
             path.unlink(missing_ok=True)
         except OSError:
             continue
+    with contextlib.suppress(OSError):  # read-only, or not made yet
+        seen.touch()
 
 
 def check_platform(wanted: str) -> str:

@@ -136,6 +136,7 @@ def test_what_was_left_alone_four_times_is_a_run_that_nothing_happened_to(
 # ---------------------------------------------------------------- another number of them
 
 
+@pytest.mark.long
 def test_two_then_one_then_two_processes(lab: Lab, whole: Path) -> None:
     """Each row once an epoch, and the losses of one process."""
 
@@ -163,6 +164,7 @@ def test_two_then_one_then_two_processes(lab: Lab, whole: Path) -> None:
     assert all(halves[0][step].isdisjoint(halves[1][step]) for step in halves[0])
 
 
+@pytest.mark.long
 def test_eight_then_four_devices(lab: Lab, whole: Path) -> None:
     """Half of the eight get empty rows: four rows a step are too few for them."""
     files = [lab.folder / f"given-{count}" for count in (8, 4)]

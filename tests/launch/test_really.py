@@ -39,6 +39,7 @@ python = "{python}"
 """
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_one_of_two_is_stopped_and_the_launch_goes_on(tmp_path: Path) -> None:
     lab = Lab(tmp_path)

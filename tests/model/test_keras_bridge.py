@@ -129,6 +129,7 @@ def test_another_backend_is_refused(monkeypatch):
         keras_bridge.import_keras_hub()
 
 
+@pytest.mark.long
 @pytest.mark.real_model
 def test_the_real_model_speaks(gemma):
     """Any slip in layout, norm or rotation makes nonsense of this."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -49,16 +51,33 @@ def test_another_platform_than_asked_for_is_refused() -> None:
         devices.check_platform("tpu")
 
 
-def test_the_compilation_cache_is_private(tmp_path: Path) -> None:
+@pytest.fixture
+def compiled_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     before = jax.config.jax_compilation_cache_dir
-    try:
-        devices.prepare_process(platform="cpu", cache_dir=str(tmp_path / "cache"))
-        folder = Path(jax.config.jax_compilation_cache_dir)
-        assert folder.stat().st_mode & 0o777 == 0o700
-    finally:
-        jax.config.update("jax_compilation_cache_dir", before)
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
 
 
+@pytest.mark.usefixtures("compiled_before")
+def test_the_compilation_cache_is_private(tmp_path: Path) -> None:
+    devices.prepare_process(platform="cpu", cache_dir=str(tmp_path / "cache"))
+    folder = Path(jax.config.jax_compilation_cache_dir)
+    assert folder == tmp_path / "cache" / "compiled"
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.usefixtures("compiled_before")
+def test_a_compilation_cache_that_the_environment_names_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "named"))
+    devices.prepare_process(platform="cpu", cache_dir=str(tmp_path / "cache"))
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "named")
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.usefixtures("compiled_before")
 def test_a_cache_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DeviceError, match=r"cannot be made.*name another model\.cache_dir"):
@@ -90,4 +109,23 @@ def test_a_compiled_program_that_was_cut_is_dropped(tmp_path: Path) -> None:
     for name, data in (("whole", whole), ("cut", whole[:-9]), ("other", b"(zstandard")):
         (tmp_path / f"{name}-cache").write_bytes(data)
     devices._drop_cut_programs(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["other-cache", "whole-cache"]
+    assert sorted(path.name for path in tmp_path.glob("*-cache")) == ["other-cache", "whole-cache"]
+
+
+def test_compiled_programs_are_looked_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(name: str, age_s: float) -> None:
+        path = tmp_path / f"{name}-cache"
+        path.write_bytes(zlib.compress(b"program"))
+        os.utime(path, (time.time() - age_s,) * 2)
+
+    read: list[str] = []
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or read_bytes(path))
+    write("old", age_s=3600)
+    devices._drop_cut_programs(tmp_path)
+    write("while-it-looked", age_s=1)
+    write("new", age_s=0)
+    devices._drop_cut_programs(tmp_path)
+    assert sorted(read) == ["new-cache", "old-cache", "while-it-looked-cache"]
