@@ -1,6 +1,7 @@
-"""Four models on four TPU slices that nobody owns: `python -m benchmarks.topologies`.
+"""Four models on TPU slices that nobody owns: `python -m benchmarks.topologies`.
 
     1B on v5e-8, 4B on v5e-8, 12B on v6e-8, 27B on v5p-64        (a v5p-64 has 32 chips: 2x4x4)
+    27B on v5p-64 once more, its weights split over all chips, which a batch of adapters spares
 
 For each, `python -m coderllm_jax.preflight` with configs/lora.py and rows of 2,048: the screen
 chooses mesh and batch, libtpu compiles the real training and evaluation steps, and what the screen
@@ -16,6 +17,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -45,6 +47,12 @@ CELLS = (
     Cell("4B on v5e-8", "gemma3_4b", "v5e:2x4"),
     Cell("12B on v6e-8", "gemma3_12b", "v6e:2x4"),
     Cell("27B on v5p-64", "gemma3_27b", "v5p:2x4x4"),
+    Cell(
+        "27B on v5p-64, fsdp",
+        "gemma3_27b",
+        "v5p:2x4x4",
+        ("--config.mesh.fsdp=32", "--config.batch_size=32", "--config.compile.evaluation=False"),
+    ),
 )
 TOO_LARGE = Cell("27B on v5e-4", "gemma3_27b", "v5e:2x2", ("--config.compile.winners=0",))
 
@@ -65,7 +73,7 @@ def command(cell: Cell) -> list[str]:
 
 def ask(cell: Cell, folder: Path) -> dict[str, Any]:
     """Runs a cell, or reads what it answered before."""
-    path = folder / f"{cell.model}-{cell.topology.replace(':', '-')}.json"
+    path = folder / f"{re.sub(r'[^a-z0-9]+', '-', cell.title.lower())}.json"
     if not path.is_file():
         words = [sys.executable, *command(cell)[1:], f"--json={path}"]
         started_s = time.perf_counter()
@@ -227,7 +235,7 @@ def page(text: str, conditions: Mapping[str, Any]) -> str:
         "other programs used, too. Gemma 3 with configs/lora.py (rank 8 on query and value), rows "
         f"of {_LENGTH:,} positions of which half are supervised; mesh and batch by the screen. "
         "Each line is\n\n"
-        f"    {' '.join(command(CELLS[-1]))}\n\n"
+        f"    {' '.join(command(CELLS[0]))}\n\n"
         "No TPU was used, here or for anything below: memory is what the compiler laid out, and "
         "seconds are bounds from the sheet's rates, which no step beats and few come near. *At "
         "best* hides everything behind the longest of compute, memory and links; *in turn* hides "
@@ -258,7 +266,8 @@ def define_flags() -> None:
     flags.DEFINE_string("json", "", "Also write the figures to this file.")
     flags.DEFINE_string("report", "", "Also write the page to this file (Markdown).")
     flags.DEFINE_string("keep", "", "A folder for answers; those that lie there are taken.")
-    flags.DEFINE_list("models", [cell.model for cell in CELLS], "Which cells.")
+    models = list(dict.fromkeys(cell.model for cell in CELLS))
+    flags.DEFINE_list("models", models, "Cells of which models.")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,8 +48,13 @@ _ENVIRONMENT = {
     # Compiled for chips that are not here: nobody could load it from a cache.
     "JAX_ENABLE_COMPILATION_CACHE": "false",
 }
-_TOO_LARGE = re.compile(
-    r"Used (?P<used>[\d.]+)(?P<used_unit>[KMGT]?) of (?P<limit>[\d.]+)(?P<limit_unit>[KMGT]?) hbm"
+# libtpu's two ways to say it.
+_TOO_LARGE = (
+    re.compile(r"Used (?P<used>[\d.]+[KMGT]?) of (?P<limit>[\d.]+[KMGT]?) hbm"),
+    re.compile(
+        r"total memory required for .*? \((?P<used>[\d.]+[KMGT]?)\) exceeds available HBM "
+        r"\((?P<limit>[\d.]+[KMGT]?)\)"
+    ),
 )
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -220,10 +226,18 @@ def _read_costs(found: dict[str, Any]) -> Costs:
 
 
 def main(folder: Path) -> None:
-    """Does the job that lies in a folder, and leaves its result there."""
+    """Does the job that lies in a folder, and leaves its result there; ends with its parent."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     job = json.loads((folder / "job.json").read_text())
     result = _compile(job)
     (folder / "result.json").write_text(json.dumps(result))
+
+
+def _end_with(parent: int) -> None:
+    """Ends the process once its parent has gone: nobody would read what it compiles."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK_S)
+    os._exit(1)
 
 
 def _compile(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -263,11 +277,10 @@ def _compile(job: Mapping[str, Any]) -> dict[str, Any]:
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        match = _TOO_LARGE.search(str(error))
-        if match is None:
+        sizes = read_refusal(str(error))
+        if sizes is None:
             raise
-        result["needed_bytes"] = float(match["used"]) * _UNITS[match["used_unit"]]
-        result["limit_bytes"] = float(match["limit"]) * _UNITS[match["limit_unit"]]
+        result["needed_bytes"], result["limit_bytes"] = sizes
     else:
         result |= _read_compiled(compiled, config=config, mesh=dict(mesh.shape), outline=outline)
     return result | {
@@ -303,6 +316,20 @@ def _read_compiled(
         "costs": costs._asdict() | {"collectives": [each._asdict() for each in costs.collectives]},
         "xla": {name: float(xla[name]) for name in ("flops", "bytes accessed") if name in xla},
     }
+
+
+def read_refusal(text: str) -> tuple[float, float] | None:
+    """(needed, there is), in bytes of a chip, where libtpu says that a program is too large."""
+    for pattern in _TOO_LARGE:
+        match = pattern.search(text)
+        if match is not None:
+            return _read_size(match["used"]), _read_size(match["limit"])
+    return None
+
+
+def _read_size(text: str) -> float:
+    number = text.rstrip("KMGT")
+    return float(number) * _UNITS[text[len(number) :]]
 
 
 def loss_trips(positions: int, supervised_fraction: float, *, chunk: int) -> dict[int, float]:

@@ -104,7 +104,8 @@ def test_every_cell_is_a_command_that_a_person_can_type():
         "4B on v5e-8",
         "12B on v6e-8",
         "27B on v5p-64",
+        "27B on v5p-64, fsdp",
     ]
     assert "--topology=v5p:2x4x4" in command(CELLS[-1])
     conditions = {"date": "d", "jax": "j", "libtpu": "l", "cores": 2, "machine": "m"}
-    assert "--config.model_name=gemma3_27b" in page("", conditions)
+    assert "--config.model_name=gemma3_1b" in page("", conditions)

@@ -12,7 +12,12 @@ from coderllm_jax.config.preflight import PreflightConfig
 from coderllm_jax.errors import DeviceError
 from coderllm_jax.preflight import compiling
 from coderllm_jax.preflight.chips import parse_topology
-from coderllm_jax.preflight.compiling import compile_step, find_library, loss_trips
+from coderllm_jax.preflight.compiling import (
+    compile_step,
+    find_library,
+    loss_trips,
+    read_refusal,
+)
 from coderllm_jax.preflight.estimate import estimate
 from coderllm_jax.preflight.plan import Plan, replace_options
 
@@ -91,14 +96,24 @@ def test_a_broken_library_is_one_line_and_leaves_no_process(tmp_path):
     assert "\n" not in said
 
 
-def test_how_much_was_missing_is_read_from_the_compilers_words():
-    text = (
-        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
-        "hbm. Used 20.10G of 15.75G hbm. Exceeded hbm capacity by 4.35G."
-    )
-    match = compiling._TOO_LARGE.search(text)
-    assert float(match["used"]) * compiling._UNITS[match["used_unit"]] == 20.10 * 2**30
-    assert float(match["limit"]) * compiling._UNITS[match["limit_unit"]] == 15.75 * 2**30
+@pytest.mark.parametrize(
+    ("text", "sizes"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory "
+            "space hbm. Used 20.10G of 15.75G hbm. Exceeded hbm capacity by 4.35G.",
+            (20.10 * 2**30, 15.75 * 2**30),
+        ),
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+            "temporaries (240.00G) exceeds available HBM (95.74G).",
+            (240 * 2**30, 95.74 * 2**30),
+        ),
+        ("INTERNAL: something else", None),
+    ],
+)
+def test_how_much_was_missing_is_read_from_the_compilers_words(text, sizes):
+    assert read_refusal(text) == sizes
 
 
 def test_the_losss_loops_are_as_long_as_the_loss_says():
