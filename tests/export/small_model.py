@@ -97,11 +97,19 @@ def small_model(vocabulary, *, targets=TARGETS, architecture=SMALL, knows_turns=
     return MergedModel(
         architecture=architecture,
         tokenizer=small_tokenizer(vocabulary, architecture=architecture),
-        weights=to_tree(dict(random_leaves(architecture, seed=0))),
+        weights=small_weights(architecture),
         adapters=small_adapters(targets=targets, architecture=architecture) if targets else {},
         scale=ALPHA / RANK,
         knows_turns=knows_turns,
     )
+
+
+def small_weights(architecture):
+    """Random ones; what scales a whole layer is near 1, or the last layers would see noise."""
+    weights = to_tree(dict(random_leaves(architecture, seed=0)))
+    if architecture.layer_scale:
+        weights["blocks"]["layer_scale"] = 1 + weights["blocks"]["layer_scale"]
+    return weights
 
 
 def small_tokenizer(vocabulary, *, architecture=SMALL):
