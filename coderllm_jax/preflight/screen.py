@@ -9,6 +9,7 @@ a batch is a matter of learning, too.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -22,6 +23,8 @@ from coderllm_jax.preflight.plan import Plan, plans
 # more (benchmarks/topologies.md).
 _RESERVE = 0.12
 _SHORTEST_ROW = 256
+# Larger slices that are looked at, of one kind of chip.
+_MOST_SLICES = 4
 
 
 class Screened(NamedTuple):
@@ -109,13 +112,15 @@ def find_remedies(
                 found.append(Remedy(words, screened))
         if found:  # two changes only where one is not enough
             break
-    answered: set[str] = set()
+    tried: collections.Counter[str] = collections.Counter()
     for slice_ in larger_slices(nearest.plan.slice):
-        if slice_.chip.name in answered:
+        chip = slice_.chip.name
+        if tried[chip] == _MOST_SLICES:
             continue
+        tried[chip] += 1
         best = screen(config, slice_, architecture)[0]
         if helps(best):
-            answered.add(slice_.chip.name)
+            tried[chip] = _MOST_SLICES
             found.append(Remedy(f"--topology={slice_.name} ({best.plan.mesh.words})", best))
     return found
 

@@ -8,6 +8,7 @@ Shapes only. Quantized kernels have the bytes of their codes and scales.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from coderllm_jax.config.training import OptimizerSection
 from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.model.lora import adapter_shapes, is_kernel
 from coderllm_jax.model.quantization import quantized_bytes
@@ -45,17 +47,10 @@ def held_bytes(architecture: Architecture, plan: Plan) -> Held:
     """What is there before the step begins."""
     config, mesh = plan.config, _abstract(plan.mesh)
     trained = dict(_trained(architecture, plan))
-    optimizer = make_optimizer(config.optimizer)
-    abstract = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in trained.items()}
     moments = 0.0
-    for key_path, leaf in jax.tree_util.tree_leaves_with_path(
-        jax.eval_shape(optimizer.init, abstract)
-    ):
-        size = math.prod(leaf.shape) * leaf.dtype.itemsize
+    for path, shape, size in _optimizer_leaves(config.optimizer, tuple(trained.items())):
         # Only what has a variable's shape lies as the variable does.
-        path = getattr(key_path[-1], "key", "")
-        same = trained.get(path) == leaf.shape
-        moments += size / (_parts(path, leaf.shape, mesh) if same else 1)
+        moments += size / (_parts(path, shape, mesh) if trained.get(path) == shape else 1)
     frozen = sum(
         _leaf_bytes(path, shape, plan) / _parts(path, shape, mesh)
         for path, shape in leaf_shapes(architecture).items()
@@ -69,6 +64,19 @@ def held_bytes(architecture: Architecture, plan: Plan) -> Held:
         optimizer=moments,
         batch=_BATCH_FIELDS * _WIDE * plan.positions * plan.micro_batches,
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _optimizer_leaves(
+    section: OptimizerSection, trained: tuple[tuple[str, tuple[int, ...]], ...]
+) -> list[tuple[str, tuple[int, ...], int]]:
+    """(variable it belongs to, shape, bytes) of the optimizer's state; the same on any mesh."""
+    abstract = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in trained}
+    state = jax.eval_shape(make_optimizer(section).init, abstract)
+    return [
+        (getattr(path[-1], "key", ""), leaf.shape, math.prod(leaf.shape) * leaf.dtype.itemsize)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    ]
 
 
 def block_bytes(architecture: Architecture, plan: Plan) -> float:
