@@ -137,9 +137,7 @@ def find_wrong(
         if planned.kind == "answered"
     }
     answers = iter(answer_all(reference, [query for each in queries.values() for query in each]))
-    expected = {
-        number: tuple(next(answers).text for _ in each) for number, each in queries.items()
-    }
+    expected = {number: tuple(next(answers).text for _ in each) for number, each in queries.items()}
     wrong = []
     for number, (planned, outcome) in enumerate(zip(plan, outcomes, strict=True)):
         if planned.kind == "malformed":

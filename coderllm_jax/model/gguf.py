@@ -231,7 +231,11 @@ def _fourth(file: GgufFile, num_layers: int, head_size: int, wide: int) -> dict[
     kv_heads = file.metadata.get("gemma4.attention.head_count_kv")
     if type(kv_heads) is int:
         kv_heads = [kv_heads] * num_layers
-    if not all(isinstance(each, list) and len(each) == num_layers for each in (is_local, kv_heads)):
+    if not (
+        isinstance(is_local, list)
+        and isinstance(kv_heads, list)
+        and len(is_local) == len(kv_heads) == num_layers
+    ):
         raise ModelError(
             f"{file.path}: does not say of each of its {num_layers} layers whether it is local, or "
             "how many key-value heads it has; fetch the file again"

@@ -256,5 +256,5 @@ def test_layers_with_heads_of_their_own_are_refused():
     """Before a leaf is read."""
     mixed = dataclasses.replace(TINY, family="gemma4", global_head_size=32, global_kv_heads=1)
     assert not mixed.is_uniform
-    with pytest.raises(ModelError, match=r"lora\.base is nf4 and .* gemma4.* set lora\.base=float"):
+    with pytest.raises(ModelError, match=r"lora\.base is nf4 and .*gemma4.* set lora\.base=float"):
         place(iter(()), mixed, dtype="float32", base=BaseFormat("nf4"))

@@ -301,10 +301,12 @@ def test_kernels_in_8_bits_are_those_that_the_run_names(model):
 def test_answers_are_those_that_the_run_gave(tmp_path):
     """A run's samples, and what the same questions are answered when the run is opened later."""
     rows = tmp_path / "rows.jsonl"
-    texts = [{"question": f"What is {n}?", "answer": f"{n} is {n + 1} less one."} for n in range(9)]
+    texts = [
+        {"question": f"What is {n}?", "answer": f"{n} is {n + 1} less one."} for n in range(60)
+    ]
     rows.write_text("".join(f"{json.dumps(row)}\n" for row in texts))
     config = TrainingConfig.create_default()
-    config.update(model_name="tiny", steps=2, workdir=str(tmp_path / "run"), learning_rate=0.02)
+    config.update(model_name="tiny", steps=2, workdir=str(tmp_path / "run"), learning_rate=1e-3)
     config.data.path = str(rows)
     config.lora.update(base="nf4", base_int8=("value",))
     config.step.precision = "float32"
