@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "jax"  # read once, when keras is imported
 
@@ -14,8 +16,11 @@ from coderllm_jax.export.reload_protocol import Job, Reply, answer
 
 
 def reload(job: Job) -> Reply:
-    """Loads the folder as everybody does, in float32, and asks."""
-    model = keras_hub.models.CausalLM.from_preset(job.artifact, dtype="float32")
+    """Loads the folder as the model card says, in float32, and asks."""
+    # By its own class: CausalLM itself takes Gemma 4's draft model for the task (KerasHub 0.32).
+    config = json.loads((Path(job.artifact) / "config.json").read_text())
+    task = getattr(keras_hub.models, config["class_name"].replace("Backbone", "CausalLM"))
+    model = task.from_preset(job.artifact, dtype="float32")
     logits = []
     for prompt, positions in zip(job.prompts, job.positions, strict=True):
         tokens = np.array([prompt], np.int32)
