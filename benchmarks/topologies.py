@@ -169,7 +169,7 @@ def collective_table(found: Mapping[str, Mapping[str, Any]]) -> str:
         collectives = (each["train"]["costs"] or {"collectives": []})["collectives"]
         lines += [
             f"| {title} | {moved['kind']} | {' + '.join(moved['axes'])} ({moved['group']}) | "
-            f"{moved['count']:,.0f} | {moved['bytes']:.3g} |"
+            f"{moved['times']:,.0f} | {moved['bytes']:.3g} |"
             for moved in collectives
         ]
     return "\n".join(lines)

@@ -62,7 +62,7 @@ class Collective(NamedTuple):
     kind: str
     axes: tuple[str, ...]
     group: int
-    count: float
+    times: float
     bytes: float
 
 

@@ -149,7 +149,8 @@ class Module(NamedTuple):
 def parse_module(text: str) -> Module:
     """Reads what `Compiled.as_text()` gives."""
     computations: dict[str, Computation] = {}
-    entry, name, instructions = "", "", {}
+    entry, name = "", ""
+    instructions: dict[str, Instruction] = {}
     for line in text.splitlines():
         if not name:
             header = _HEADER.match(line)

@@ -123,7 +123,7 @@ def _winner_lines(winner: Winner, found: Preflight) -> Iterator[str]:
     )
     for each in costs.collectives:
         yield (
-            f"      {each.kind:<19}{'+'.join(each.axes):<18}{each.count:>9,.0f} times"
+            f"      {each.kind:<19}{'+'.join(each.axes):<18}{each.times:>9,.0f} times"
             f"{_power(each.bytes):>12} bytes"
         )
     yield from _bound_lines(bound, winner, found)

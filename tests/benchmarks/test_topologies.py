@@ -46,7 +46,7 @@ ANSWER = {
                             "kind": "all-gather",
                             "axes": ["fsdp"],
                             "group": 4,
-                            "count": 68.0,
+                            "times": 68.0,
                             "bytes": 2e9,
                         }
                     ],

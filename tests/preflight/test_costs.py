@@ -68,9 +68,9 @@ def test_a_loops_products_gathers_and_bytes_count_as_often_as_it_runs():
     assert found.flops == 3 * product
     assert found.flops_of_bodies_once == product
     gather, total = found.collectives
-    assert (gather.kind, gather.axes, gather.group, gather.count) == ("all-gather", ("fsdp",), 4, 3)
+    assert (gather.kind, gather.axes, gather.group, gather.times) == ("all-gather", ("fsdp",), 4, 3)
     assert gather.bytes == 3 * 3 * (8 * 64 * 2)  # three others' parts, three times
-    assert (total.kind, total.axes, total.group, total.count) == (
+    assert (total.kind, total.axes, total.group, total.times) == (
         "all-reduce",
         ("data", "fsdp"),
         8,
