@@ -56,6 +56,7 @@ prove:  ## install everything: peers, benchmarks, killed runs (long)
 	$(python) -m benchmarks.quantization --report=benchmarks/quantization.md
 	$(python) -m benchmarks.families --report=benchmarks/families.md
 	$(python) -m benchmarks.export --report=benchmarks/export.md
+	$(python) -m benchmarks.topologies --report=benchmarks/topologies.md
 	$(python) -m benchmarks.kill_trials --report=benchmarks/kill_trials.md
 
 check:  ## format, lint, types, import contracts
