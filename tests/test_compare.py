@@ -181,6 +181,7 @@ def test_another_answer_is_another_hash_and_another_time_is_not(
     assert changed("first_token_s", 99.0) == whole.results["results_sha256"]
 
 
+@pytest.mark.long
 def test_a_killed_comparison_ends_with_the_same_hash(
     whole: Any, world: Path, tmp_path: Path
 ) -> None:

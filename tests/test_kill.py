@@ -19,6 +19,7 @@ def changed(name: str, **options: Any) -> Experiment:
     return experiment._replace(options={**experiment.options, **options})
 
 
+@pytest.mark.long
 def test_a_tiny_run_killed_in_a_save_between_two_and_at_the_end_is_the_one_that_was_not(
     tmp_path: Path,
 ) -> None:

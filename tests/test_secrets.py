@@ -171,6 +171,7 @@ def place(tmp_path, server) -> Place:
     return Place(work, home, environment)
 
 
+@pytest.mark.long
 def test_a_run_whose_writer_fails_leaves_none(place):
     place.environment["WANDB_PROJECT"] = "ours"
     done = place.run("--config.workdir=run", "--config.steps=3", "--config.logging.clu=True")

@@ -367,6 +367,7 @@ def test_every_weight_can_be_trained_and_is_written(base: ConfigDict, tmp_path: 
     assert result.summary["final_eval_loss"] < result.summary["baseline_eval_loss"]
 
 
+@pytest.mark.long
 def test_a_run_goes_on_where_there_are_other_devices(base: ConfigDict, tmp_path: Path) -> None:
     """Four simulated devices first, in a process of their own; then what is here."""
     changes = {"steps": 2, "evaluation.every_steps": 0, "mesh.data": 1}

@@ -112,6 +112,7 @@ def hung(lab: Lab, kill_0: Ended) -> Ended:
     return fault(pair, at=80, rank=1, number=signal.SIGSTOP)
 
 
+@pytest.mark.long
 def test_a_suspended_peer(hung: Ended, workdir: Path) -> None:
     assert hung.code == 42
     assert "s (safety.hang_timeout_s); process 1 (" in hung.last_line
@@ -120,6 +121,7 @@ def test_a_suspended_peer(hung: Ended, workdir: Path) -> None:
     assert "loop.py" in (workdir / "processes" / "0.stacks.txt").read_text()
 
 
+@pytest.mark.long
 def test_what_was_left_alone_four_times_is_a_run_that_nothing_happened_to(
     lab: Lab, hung: Ended, workdir: Path, whole_pair: Path
 ) -> None:

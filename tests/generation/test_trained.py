@@ -93,6 +93,7 @@ def test_a_run_without_an_adapter_is_its_best_checkpoint(run, tmp_path):
         load(copy)
 
 
+@pytest.mark.long
 def test_a_run_on_rounded_kernels_answers_with_them(tmp_path):
     """Kernels are those that the run's codes stand for; nothing else differs from the model."""
     run = make_run(tmp_path, base="nf4", base_int8=("value",))

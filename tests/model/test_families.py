@@ -136,6 +136,7 @@ def test_of_a_partly_rotated_head_the_fast_pairs_turn():
     np.testing.assert_allclose(angles.cos[0, 0, 0], np.cos([3.0, 1.5, 0.0, 0.0]), rtol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "options", [{"scan_blocks": False, "remat": "block"}, {"remat": "projections"}]
 )

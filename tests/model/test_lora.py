@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from coderllm_jax.config.training import LORA_TARGETS
 from coderllm_jax.model.architecture import GEMMA3_270M, TINY
@@ -75,6 +76,7 @@ def test_dropout_acts_only_with_a_key_and_keeps_the_mean():
     assert abs(float(dropped.mean()) - 2.0) < 0.05
 
 
+@pytest.mark.long
 def test_no_gradient_of_a_frozen_matrix_is_computed():
     """Gradients of thin adapters cost about twice the forward pass, not three times.
 

@@ -360,6 +360,7 @@ def meshes():
     return json.loads(done.stdout)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mesh", ["2x4x1", "2x2x2"])
 def test_a_mesh_gives_the_losses_of_one_device(meshes, mesh):
     np.testing.assert_allclose(meshes[mesh]["losses"], meshes["1x1x1"]["losses"], atol=1e-4, rtol=0)
