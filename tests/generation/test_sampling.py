@@ -14,7 +14,7 @@ from coderllm_jax.generation import sampling as module
 from coderllm_jax.generation.sampling import SamplingArrays, choose_tokens
 from coderllm_jax.records import GREEDY, Sampling
 
-VOCABULARY = 700  # more than the candidates that are looked at without sorting
+VOCABULARY = 700  # more than the candidates that are looked at first
 
 
 # Compiled once: a bare call would compile its branches every time.
@@ -56,6 +56,24 @@ def test_filters_keep_what_sorting_would(seed, top_k, top_p, min_p, spread):
     expected = {token for token in expected if drawable[token]}
     # A sum in float32 may put one token on the other side of top_p.
     assert len(found ^ expected) <= (asked.top_p < 1)
+
+
+def test_a_threshold_is_the_row_s_own():
+    """To the bit, beside a neighbour that needs more candidates than are looked at first."""
+    logits = np.random.default_rng(0).normal(size=(40, VOCABULARY)) * 6
+    peaked = jax.nn.softmax(jnp.asarray(logits, jnp.float32))
+    flat = jnp.full_like(peaked, 1 / VOCABULARY)
+    asked, wide = Sampling(temperature=1.0, top_p=0.9), Sampling(temperature=1.0, top_p=0.99)
+    alone = threshold_of(peaked, arrays(*[asked] * 40))
+    rows = jnp.concatenate([peaked, flat])
+    beside = threshold_of(rows, arrays(*[asked] * 40, *[wide] * 40))
+    np.testing.assert_array_equal(beside[:40], alone)
+
+
+def test_a_greedy_row_asks_for_no_candidates():
+    """Whatever else it says: its neighbours would pay for them."""
+    flat = jnp.full((1, VOCABULARY), 1 / VOCABULARY)
+    assert threshold_of(flat, arrays(Sampling(temperature=0.0, top_k=3, top_p=0.5)))[0] == 0
 
 
 def test_draws_follow_the_distribution():
