@@ -4,10 +4,12 @@ write_long_run(runs/long-0, 100,000 rows)          rows as a training writes the
 with Training(runs/tiny, steps=600): ...           python -m coderllm_jax.train
 with Monitor(runs, state) as monitor: ...          python -m coderllm_jax.monitor
     monitor.overview(), monitor.pause(), monitor.resume(), monitor.processor_s()
+    with monitor.followed(): ...                   its stream is read, as by a page elsewhere
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -15,8 +17,9 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,13 +27,16 @@ import numpy as np
 import psutil
 
 _NOISE = 997
+# What a page does without drawing, as a process of its own.
+_READ = "import sys, urllib.request; [None for _ in urllib.request.urlopen(sys.argv[1])]"
 
 
 class Row(NamedTuple):
-    """One logged step of a training."""
+    """One logged step of a training: when it was logged, and the seconds that it took itself."""
 
     step: int
     time: float
+    seconds: float
 
 
 def write_long_run(run: Path, num_rows: int, *, seed: int) -> None:
@@ -64,13 +70,14 @@ def row_of(step: int, at: float, noise: float, num_rows: int) -> str:
 class Training:
     """`tiny` being trained, as a process of its own."""
 
-    def __init__(self, run: Path, *, steps: int) -> None:
+    def __init__(self, run: Path, *settings: str, steps: int) -> None:
         self.run, self.steps = run, steps
         self._log = run.with_suffix(".log").open("w")
         self._process = psutil.Popen(
             [
                 *(sys.executable, "-m", "coderllm_jax.train", "--config=configs/tiny.py"),
                 *(f"--config.workdir={run}", f"--config.steps={steps}"),
+                *settings,
             ],
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -95,7 +102,11 @@ class Training:
 
     def steps_done(self) -> list[Row]:
         """Every logged step so far."""
-        return [Row(row["step"], row["time"]) for row in self._rows() if "loss" in row]
+        return [
+            Row(row["step"], row["time"], row["step_time_s"])
+            for row in self._rows()
+            if "loss" in row
+        ]
 
     def num_points(self) -> int:
         """Losses written so far, evaluations' included."""
@@ -150,6 +161,20 @@ class Monitor:
     def resume(self) -> None:
         """Lets it go on."""
         self._process.send_signal(signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def followed(self) -> Iterator[None]:
+        """Somebody elsewhere looks at the runs: the stream is read, and nothing is drawn here."""
+        want = {run["id"]: ["loss", "grad_norm"] for run in self.overview()["runs"]}
+        query = urllib.parse.urlencode({"points": 400, "want": json.dumps(want)})
+        reader = subprocess.Popen(
+            [sys.executable, "-c", _READ, f"{self.url}events?{query}"], stdout=subprocess.DEVNULL
+        )
+        try:
+            yield
+        finally:
+            reader.terminate()
+            reader.wait(60)
 
     def processor_s(self) -> float:
         """Processor seconds so far."""

@@ -35,14 +35,13 @@ from coderllm_jax.generation.answering import LocalAnswerer, answer_all
 from coderllm_jax.generation.cache import empty_caches
 from coderllm_jax.generation.engine import Engine
 from coderllm_jax.generation.opening import open_endpoint, open_local
-from coderllm_jax.generation.trained import find_place
+from coderllm_jax.generation.trained import find_place, model_of
 from coderllm_jax.records import Answerer, Chunk, Example, Query
 from coderllm_jax.retrieval.embedder import Embedder
 from coderllm_jax.retrieval.opening import answer_with_passages, make_embedder, open_searcher
 from coderllm_jax.retrieval.passages import ground_question
 from coderllm_jax.retrieval.search import Searcher
 from coderllm_jax.retrieval.words import split_words
-from coderllm_jax.training.run_folder import RunFolder, read_json
 
 LABELS = {
     "trained": "Fine-tuned",
@@ -226,18 +225,14 @@ def base_model(config: ComparisonConfig) -> str:
     """The base arm's model: the one that is named, else the one that the run was trained on."""
     if config.base_model:
         return config.base_model
-    run = find_place(config.run).run if config.run and Path(config.run).exists() else None
-    if run is not None:
-        return str(read_json(RunFolder(run).config)["model_name"])
-    if config.needs_run:
-        adapter = Path(config.run).expanduser() / "adapter_config.json"
-        if adapter.is_file():
-            return str(read_json(adapter)["model"])
+    is_there = bool(config.run) and Path(config.run).expanduser().exists()
+    found = model_of(find_place(config.run)) if is_there else ""
+    if not found and config.needs_run:
         raise ConfigError(
             f"base_model is empty and run is {config.run!r}, which does not say what it was "
             "trained on; set base_model"
         )
-    return TrainingConfig().model_name
+    return found or TrainingConfig().model_name
 
 
 def warm_up(answerer: Answerer, *, max_length: int) -> None:

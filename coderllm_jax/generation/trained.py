@@ -87,6 +87,15 @@ def find_place(path: str) -> Place:
     return Place("model", None, None)
 
 
+def model_of(place: Place) -> str:
+    """The name of the model that what lies there was trained on; empty where that is not said."""
+    if place.run is not None:
+        return str(read_json(RunFolder(place.run).config)["model_name"])
+    if place.kind == "adapter" and place.folder is not None:
+        return str(read_json(place.folder / _ADAPTER_CONFIG)["model"])
+    return ""
+
+
 def load_trained(path: str, *, precision: Precision, cache_dir: str) -> TrainedModel:
     """Loads what `path` names. Raises RunError and ModelError with the remedy."""
     place = find_place(path)

@@ -25,7 +25,7 @@ from coderllm_jax.data.sources import read_examples
 from coderllm_jax.errors import ConfigError, UserError
 from coderllm_jax.generation.answering import LocalAnswerer
 from coderllm_jax.generation.opening import open_local
-from coderllm_jax.generation.trained import Place, find_place
+from coderllm_jax.generation.trained import Place, find_place, model_of
 from coderllm_jax.model.load import check_source
 from coderllm_jax.records import Answerer, Example
 from coderllm_jax.retrieval.opening import answer_with_passages, open_searcher
@@ -34,7 +34,6 @@ from coderllm_jax.serving.replies import Spell
 from coderllm_jax.serving.tickets import Lane, Progress
 from coderllm_jax.serving.warm_up import compile_engine
 from coderllm_jax.training.inputs import DEFAULT_TRAINING
-from coderllm_jax.training.run_folder import RunFolder, read_json
 
 _LOOKING_UP = frozenset({"rag", "trained-rag"})
 _WEIGHTS = {"base": "base", "rag": "base", "trained": "trained", "trained-rag": "trained"}
@@ -80,7 +79,7 @@ def plan_arms(config: ServingConfig) -> Plan:
     except UserError as error:
         place = Place("model", None, None)
         problems["trained"] = str(error)
-    base = _base_model(config, place)
+    base = config.base_model or model_of(place) or TrainingConfig().model_name
     try:
         check_source(base)
         weights["base"] = base
@@ -148,16 +147,6 @@ def version_of(identity: Mapping[str, Any]) -> str:
     """12 hexadecimal digits that stand for everything that can change an answer."""
     text = json.dumps(identity, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _base_model(config: ServingConfig, place: Place) -> str:
-    if config.base_model:
-        return config.base_model
-    if place.run is not None:
-        return str(read_json(RunFolder(place.run).config)["model_name"])
-    if place.kind == "adapter" and place.folder is not None:
-        return str(read_json(place.folder / "adapter_config.json")["model"])
-    return TrainingConfig().model_name
 
 
 def _open_searcher(config: ServingConfig, note: Callable[[str], None]) -> Searcher:

@@ -28,11 +28,11 @@ FOLLOW = {
     "eta_error": 0.2,
 }
 COST = {
-    "pairs": 2,
+    "rounds": 2,
     "turn_s": 6.0,
     "step_s": 0.05,
-    "step_ratio": [0.99, 1.002, 1.03],
-    "step_processor_ratio": [0.999, 1.001, 1.002],
+    "read_ratio": [0.99, 1.002, 1.03],
+    "drawn_ratio": [1.01, 1.04, 1.07],
     "processor_share": 0.006,
 }
 SIZE = {
@@ -70,7 +70,8 @@ def test_tables_say_what_was_measured() -> None:
     assert "50 points at the end, 0 missing, status finished" in follow_table(FOLLOW)
     assert "10.0 s (8.0 to 13.0); it took 12.5 s: 20% off" in follow_table(FOLLOW)
     assert "BY MISTAKE" in follow_table(FOLLOW | {"is_same_page": False})
-    assert "+0.20 %   (-1.00 to +3.00)" in cost_table(COST)
+    assert "another machine      +0.20 %   (-1.00 to +3.00)" in cost_table(COST)
+    assert "same cores      +4.00 %   (+1.00 to +7.00)" in cost_table(COST)
     assert "93 MiB (at most 95)" in size_table(SIZE)
     conditions = {
         "date": "2026-11-26",
