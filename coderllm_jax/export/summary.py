@@ -29,6 +29,6 @@ def _line(found: Verification | None) -> str:
 
 def _figures(drift: Drift) -> str:
     return (
-        f"logits {drift.difference:.2g} (KL {drift.kl:.1g} nats, "
-        f"{drift.flips} of {drift.positions} likeliest tokens)"
+        f"logits {drift.difference:.2g} (KL {drift.kl:.1g} nats, the same likeliest token at "
+        f"{drift.positions - drift.flips} of {drift.positions})"
     )

@@ -300,20 +300,27 @@ def _machine() -> MachineView:
 
 def _quality(words: str) -> QualityView:
     noise = random.Random(3)
+    seen, code, delay = (
+        "qa_accuracy/seen/fact_f1",
+        "code_generation/human_eval/pass@1",
+        "performance/closed/1/total_s.p50",
+    )
     versions = []
     for i in range(6):
         at = 0.31 + 0.05 * i + noise.gauss(0, 0.015)
         scores = [
-            ScoreView("qa_accuracy.fact_f1", at, at - 0.03, at + 0.03, 120, False),
-            ScoreView("code_generation.pass@1", at / 2, at / 2 - 0.04, at / 2 + 0.04, 164, False),
-            ScoreView("latency.p50_s", 1.9 - i / 10, None, None, 40, True),
+            ScoreView(seen, at, at - 0.03, at + 0.03, 120, False),
+            ScoreView(code, at / 2, at / 2 - 0.3, at / 2 + 0.3, 164, False),
+            ScoreView(delay, 1.9 - i / 10, None, None, 40, True),
         ]
+        if i == 5:
+            scores.append(ScoreView("qa_accuracy/seen/bleu", 0.5, None, None, 120, False))
         name = f"lora step {20 * (i + 1)}{words if i == 2 else ''}"
         path = f"runs/lora/evaluation/{i}/results.json"
         versions.append(
             VersionView(f"v{i}", name, path, NOW - 86400 * (6 - i), "gemma3_270m", scores)
         )
-    return QualityView(versions, ["qa_accuracy.fact_f1", "code_generation.pass@1", "latency.p50_s"])
+    return QualityView(versions, [seen, "qa_accuracy/seen/bleu", code, delay])
 
 
 def _alerts(words: str) -> list[AlertView]:

@@ -156,6 +156,27 @@ def test_two_runs_are_laid_over_one_another(browser: Browser) -> None:
         browser.wait_for("document.querySelector('.chart.is-large').innerText.includes(' min')")
 
 
+def test_scores_lie_together_by_suite_and_chance_is_not_coloured(browser: Browser) -> None:
+    with shown(FakeWatch(num_runs=1, num_steps=100)) as server:
+        visit(browser, server.url, "#/quality")
+        browser.wait_for("document.querySelectorAll('figure.chart').length")
+        heads = "[...document.querySelectorAll('h2')].map((each) => each.textContent)"
+        assert browser.run(heads) == [
+            *("Versions", "qa accuracy", "code generation", "performance")
+        ]
+        # bleu has one version yet, which makes no curve.
+        titles = "[...document.querySelectorAll('figure.chart .chart-head > b')]"
+        assert browser.run(f"{titles}.map((each) => each.textContent)") == [
+            *("seen · fact f1", "human eval · pass@1", "closed · 1 · total s · p50")
+        ]
+        changes = "[...document.querySelectorAll('.legend > [class]')]"
+        classes = browser.run(f"{changes}.map((each) => each.className)")
+        assert classes[1:] == ["muted", "good"]  # wide intervals; no interval, and lower is better
+        table = browser.run("document.body.innerText")
+        assert "1.4 s" in table
+        assert "0.5\n" in table or "0.5 " in table  # BLEU is no share of one
+
+
 def test_a_drag_zooms_every_chart_of_a_run_and_a_button_shows_all(browser: Browser) -> None:
     with shown(FakeWatch(num_runs=1, num_steps=100)) as server:
         visit(browser, server.url, "#/run/run-0")

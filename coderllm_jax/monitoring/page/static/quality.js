@@ -1,7 +1,7 @@
 // How good each version was: every figure over time, with its interval, as evaluations wrote them.
 
 import {h} from "./dom.js";
-import {UNKNOWN, clock, figure, percent} from "./words.js";
+import {UNKNOWN, clock, duration, figure, percent} from "./words.js";
 import {section} from "./parts.js";
 
 export const points = 100;
@@ -27,7 +27,7 @@ export function view(store) {
       h("tbody", null, newest.map((version) => h("tr", {key: version.id},
         h("th", {title: version.path}, version.name), h("td", null, clock(version.time)), h("td", null, version.model))))))),
     grouped(names).map(([group, members]) => section(spoken(group) || "Scores",
-      versions.length > 1 ? h("div", {class: "charts"}, members.map((name) => plot(name, group, versions))) : null,
+      curves(members, group, versions),
       h("div", {class: "wide"}, h("table", null,
         h("thead", null, h("tr", null, h("th", {key: ""}, "Figure"),
           newest.map((version) => h("th", {key: version.id, class: "number"}, version.name)))),
@@ -36,15 +36,21 @@ export function view(store) {
   ];
 }
 
-// qa_accuracy/seen/bleu belongs to qa_accuracy/seen.
+// A section for each suite: qa_accuracy/seen/bleu is "seen · bleu" of qa_accuracy.
 function grouped(names) {
   const groups = new Map();
   for (const name of names) {
-    const group = /^(.*)[/.][^/.]*$/.exec(name)?.[1] || "";
+    const group = /^([^/.]+)[/.]/.exec(name)?.[1] || "";
     if (!groups.has(group)) groups.set(group, []);
     groups.get(group).push(name);
   }
   return [...groups];
+}
+
+// A curve needs two versions that have the figure.
+function curves(names, group, versions) {
+  const several = names.filter((name) => versions.filter((version) => scoreOf(version, name)).length > 1);
+  return several.length ? h("div", {class: "charts"}, several.map((name) => plot(name, group, versions))) : null;
 }
 
 const within = (name, group) => spoken(group ? name.slice(group.length + 1) : name);
@@ -53,9 +59,10 @@ const scoreOf = (version, name) => version.scores.find((score) => score.name ===
 const spoken = (name) => name.split(/[/.]/).map((part) => part.replaceAll("_", " ")).join(" · ");
 
 function write(score, value) {
-  const isShare = /pass@|f1|precision|recall|accuracy|rouge|rate|parses|runs|share|fraction/.test(score.name)
-    && !/perplexity|(^|[/_.])m?s([/_.]|$)/.test(score.name) && value >= 0 && value <= 1;
-  return isShare ? percent(value, 1) : figure(value, 3);
+  const name = score.name.replace(/^[^/.]+[/.]/, ""); // qa_accuracy, the suite, is no share
+  if (/_s([/.]p\d+)?$/.test(name) && !/_per_s$/.test(name)) return duration(value);
+  const isShare = /pass@|f1|identical|passed|ended_once|precision|recall|accuracy|rouge|rate|parses|runs|share|fraction/.test(name);
+  return isShare && Math.abs(value) <= 1 ? percent(value, 1) : figure(value, 3);
 }
 
 function cell(score) {
@@ -64,6 +71,9 @@ function cell(score) {
     : h("small", {class: "muted"}, ` ${write(score, score.low)} – ${write(score, score.high)}`);
   return [h("b", {key: "b"}, write(score, score.value)), bounds];
 }
+
+const overlap = (one, other) => (one.low ?? one.value) <= (other.high ?? other.value)
+  && (other.low ?? other.value) <= (one.high ?? one.value);
 
 function plot(name, group, versions) {
   const known = versions.map((version, i) => ({i, version, score: scoreOf(version, name)})).filter((each) => each.score);
@@ -77,10 +87,12 @@ function plot(name, group, versions) {
   const before = known.at(-2);
   const change = newest && before ? newest.score.value - before.score.value : 0;
   const isBetter = newest?.score.lower_is_better ? change < 0 : change > 0;
+  // Where intervals overlap, chance may be all of it.
+  const isClear = change && !overlap(newest.score, before.score);
   return h("figure", {class: "chart", key: name},
     h("div", {class: "chart-head"}, h("b", null, within(name, group)), h("span", {class: "legend"},
       newest ? h("b", null, write(newest.score, newest.score.value)) : UNKNOWN,
-      change ? h("span", {class: isBetter ? "good" : "bad"}, `${change > 0 ? "+" : "−"}${write(newest.score, Math.abs(change))}`) : null,
+      change ? h("span", {class: isClear ? (isBetter ? "good" : "bad") : "muted"}, `${change > 0 ? "+" : "−"}${write(newest.score, Math.abs(change))}`) : null,
       h("span", null, newest?.score.lower_is_better ? "lower is better" : ""))),
     h("svg", {viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": spoken(name)},
       [low + (high - low) * 0.1, (low + high) / 2, high - (high - low) * 0.1].map((value, i) => h("g", {key: `grid${i}`},
