@@ -1,7 +1,8 @@
 """One request log as it is watched: rates, latencies, and what drifts.
 
     line → Request ─┬─ window      the last minutes: rates, percentiles, counts
-                    ├─ buckets     one row of series every 30 s
+                    ├─ buckets     one row of series every 30 s, by the requests' own times: what a
+                    │              log holds already is drawn as if it had been watched
                     └─ per arm     DriftBank: a detector for each figure, and the usual latency
 
 Arms (base, trained, rag …) differ from each other in every figure; each has a reference of its own,
@@ -101,7 +102,8 @@ class TrafficWatch:
             good = [request for request in requests if request is not None]
             self._num_bad += len(requests) - len(good)
             self.add(good)
-        self.tick(now)
+        if not found.more:  # what is read in pieces is of the past: its buckets end by its own times
+            self.tick(now)
         return found.more
 
     def add(self, requests: Sequence[Request]) -> None:

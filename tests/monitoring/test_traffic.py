@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from coderllm_jax.config.monitoring import DriftSection
+from coderllm_jax.monitoring import tailing
 from coderllm_jax.monitoring.request_fields import RequestReader
 from coderllm_jax.monitoring.traffic import TrafficWatch
 from tests.monitoring.watched import BEGAN, append, request
@@ -119,6 +120,14 @@ def test_series_come_in_buckets_with_zeros_where_nobody_asked(path):
     assert points.values.tolist()[:3] == [1.0, 1.0, pytest.approx(1 / 30)]
     assert points.times.tolist()[:3] == [BEGAN, BEGAN + 30, BEGAN + 150]
     assert len(traffic.columns.points("total_s_p95").values) == 3
+
+
+def test_the_series_of_a_long_log_is_that_of_one_that_was_watched(path, monkeypatch):
+    monkeypatch.setattr(tailing, "_CHUNK_BYTES", 4096)
+    rows = [request(BEGAN + i) for i in range(600)]
+    points = filled(path, rows, now=BEGAN + 5000).columns.points("requests_per_s")
+    assert points.times.tolist() == [BEGAN + 30 * i for i in range(20)]
+    assert points.values.tolist() == [1.0] * 20
 
 
 def test_each_arm_drifts_by_itself(path):
