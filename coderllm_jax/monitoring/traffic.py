@@ -8,6 +8,9 @@
 Arms (base, trained, rag …) differ from each other in every figure; each has a reference of its own,
 or a change of what people ask for would look like a change of the answers. A reference is kept in
 the monitor's state, so that a restart compares with the same one; deleting its file begins anew.
+
+A request from more than five minutes ahead of this machine's clock is a bad line: no window would
+ever let it go, and everything after it would look as if it had been judged.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ from coderllm_jax.monitoring.views import DriftView, Percentiles, TrafficView
 BUCKET_S = 30.0
 _MAX_WINDOW = 50_000
 _MAX_ARMS = 8
+# Clocks differ by seconds; more than this is a wrong scale, or a line that is damaged.
+_MAX_AHEAD_S = 300.0
 # Requests of the window that are summed up in a second; more of them are summed up less often.
 _SUMMARIES_PER_S = 4000.0
 # Fewer requests than these say nothing about a rate or a median.
@@ -96,10 +101,11 @@ class TrafficWatch:
 
     def poll(self, now: float) -> bool:
         """Reads what is new; whether there is more to read at once."""
+        self._judged_until = min(self._judged_until, now)  # whatever the state says
         found = self._tail.read()
         if found.lines:
             requests = [self._reader.read(line) for line in found.lines if line.strip()]
-            good = [request for request in requests if request is not None]
+            good = [each for each in requests if each and each.time <= now + _MAX_AHEAD_S]
             self._num_bad += len(requests) - len(good)
             self.add(good)
         if not found.more:  # what is read in pieces is of the past: its buckets end by its own times

@@ -88,6 +88,33 @@ def test_bad_lines_are_counted(path):
     assert traffic.view(BEGAN).num_bad_lines == 1
 
 
+def test_a_request_from_the_future_is_a_bad_line_and_stops_nothing(path):
+    rows = [request(BEGAN + i) for i in range(60)]
+    rows[10]["time"] = BEGAN * 1000  # milliseconds that nobody scaled
+    rows[20]["time"] = BEGAN + 200  # a clock that is ahead
+    traffic = filled(path, rows, now=BEGAN + 60)
+    traffic.tick(BEGAN + 1000)
+    view = traffic.view(BEGAN + 1000)
+    assert (view.num_bad_lines, view.num_total, view.num_requests) == (1, 59, 0)
+    assert sum(traffic.columns.points("requests_per_s").values * 30) == pytest.approx(59)
+    assert traffic.state()["judged_until"] == BEGAN + 200
+
+
+def test_a_state_from_the_future_does_not_stop_judging(path):
+    generator = np.random.default_rng(3)
+    usual = [request(BEGAN + i, mean_logprob=generator.normal(-1, 0.2)) for i in range(300)]
+    state = filled(path, usual).state() | {"judged_until": BEGAN * 1000}
+    path.unlink()
+    traffic = watch(path, state)
+    traffic.poll(BEGAN + 300)
+    for i in range(300):
+        append(path, request(BEGAN + 301 + i, mean_logprob=generator.normal(-1.4, 0.2)))
+    traffic.poll(BEGAN + 600)
+    assert "trained: mean_logprob" in {
+        each.name for each in traffic.drifts() if each.state == "drifted"
+    }
+
+
 def test_a_few_failures_at_night_are_no_rate(path):
     rows = [request(BEGAN + i, status=500) for i in range(3)]
     traffic = filled(path, rows)
