@@ -216,6 +216,7 @@ def _requests(day: Day) -> list[Request]:
             is_answered=status == 200,
             is_error=status >= 500,
             is_rejected=status == 429,
+            is_turned_away=status == 429,
             prompt_tokens=columns["prompt_tokens"][i],
             completion_tokens=columns["completion_tokens"][i],
             queue_s=columns["queue_s"][i],

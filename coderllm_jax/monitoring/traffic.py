@@ -1,6 +1,7 @@
 """One request log as it is watched: rates, latencies, and what drifts.
 
-    line → Request ─┬─ window      the last minutes: rates, percentiles, counts
+    line → Request ─┬─ window      the last minutes: rates, counts, percentiles of those that were
+                    │              not turned away (a refusal takes a millisecond)
                     ├─ buckets     one row of series every 30 s, by the requests' own times: what a
                     │              log holds already is drawn as if it had been watched
                     └─ per arm     DriftBank: a detector for each figure, and the usual latency
@@ -333,8 +334,8 @@ def _named(name: str, found: Percentiles | None) -> dict[str, float | None]:
 
 
 def _percentiles(requests: Sequence[Request], name: str) -> Percentiles | None:
-    """Observed ones, never interpolated: each is some request's time."""
-    values = sorted(_values(requests, name))
+    """Observed ones, never interpolated: each is the time of some request that was taken on."""
+    values = sorted(_values([each for each in requests if not each.is_turned_away], name))
     if not values:
         return None
     p50, p95, p99 = (values[math.ceil(len(values) * share) - 1] for share in (0.5, 0.95, 0.99))

@@ -65,7 +65,8 @@ def test_a_window_by_hand(path):
     assert view.error_rate == pytest.approx(0.05)
     assert view.no_source_rate == 0.5
     assert view.refusal_rate == pytest.approx(1 / 18)
-    assert (view.total_s.p50, view.total_s.p95, view.total_s.p99) == (10.0, 19.0, 20.0)
+    # Without the one that was turned away: 1 … 6, 8 … 20.
+    assert (view.total_s.p50, view.total_s.p95, view.total_s.p99) == (11.0, 20.0, 20.0)
     assert view.completion_tokens_per_s == pytest.approx(20 * 50 / 300)
     assert view.by_arm == {"trained": 18, "rag": 2}
     assert view.updated == BEGAN + 19
@@ -122,6 +123,17 @@ def test_a_few_failures_at_night_are_no_rate(path):
     assert traffic.figures(BEGAN + 3)["error_rate_low"] is None
     more = filled(path, [request(BEGAN + 10 + i, status=500) for i in range(7)])
     assert 0.4 < more.figures(BEGAN + 20)["error_rate_low"] < 0.6
+
+
+def test_requests_that_are_turned_away_do_not_make_a_full_server_look_quick(path):
+    rows = [request(BEGAN + i, total_s=30.0) for i in range(20)]
+    rows += [request(BEGAN + i, total_s=0.001, status=429, finish="") for i in range(20)]
+    rows += [request(BEGAN + i, total_s=60.0, status=504, finish="deadline") for i in range(2)]
+    traffic = filled(path, rows, now=BEGAN + 100)
+    figures = traffic.figures(BEGAN + 100)
+    assert (figures["total_s_p50"], figures["total_s_p95"]) == (30.0, 60.0)
+    assert figures["rejection_rate"] == pytest.approx(20 / 42)
+    assert traffic.columns.points("total_s_p50").values.tolist() == [30.0]
 
 
 def test_latency_is_held_against_the_usual_of_the_same_arm(path):
