@@ -1,4 +1,8 @@
-"""One arm's figures that may drift, each with its detector, and the usual latency."""
+"""One arm's figures that may drift, each with its detector, and the usual latency.
+
+`no_sources` is a figure of requests that looked something up: they say how long it took, or they
+have sources, or the refusal that stands for none.
+"""
 
 from __future__ import annotations
 
@@ -91,8 +95,10 @@ def figure_of(request: Request, name: str) -> float | None:
     if name == "refused":
         return None if request.refused is None else float(request.refused)
     if name == "no_sources":
-        # Of arms that look nothing up, no request has a score, and having no sources is no news.
-        if request.num_sources is None or not (request.num_sources or request.refused):
+        # Where nothing is looked up, having no sources is no news. A log without retrieval_s shows
+        # by its sources and refusals that something was.
+        looked_up = request.retrieval_s or request.num_sources or request.refused
+        if request.num_sources is None or not looked_up:
             return None
         return float(request.num_sources == 0)
     value: float | None = getattr(request, name)

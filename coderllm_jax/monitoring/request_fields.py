@@ -46,6 +46,7 @@ class Request(NamedTuple):
     time_per_token_s: float | None
     total_s: float | None
     num_sources: float | None
+    retrieval_s: float | None
     top_score: float | None
     mean_logprob: float | None
     refused: bool | None
@@ -104,6 +105,7 @@ class RequestReader:
             time_per_token_s=self._number(values, "time_per_token_s"),
             total_s=self._number(values, "total_s"),
             num_sources=self._number(values, "num_sources"),
+            retrieval_s=self._number(values, "retrieval_s"),
             top_score=self._number(values, "top_score"),
             mean_logprob=self._number(values, "mean_logprob"),
             refused=refused if isinstance(refused, bool) else None,

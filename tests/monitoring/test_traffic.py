@@ -169,6 +169,20 @@ def test_the_series_of_a_long_log_is_that_of_one_that_was_watched(path, monkeypa
     assert points.values.tolist() == [1.0] * 20
 
 
+def test_answers_without_sources_are_counted_where_something_was_looked_up(path):
+    """As with retrieval.when_nothing=ask, which refuses nothing."""
+    rag = {"arm": "rag", "retrieval_s": 0.003}
+    rows = [request(BEGAN + i, **rag, num_sources=3) for i in range(6)]
+    rows += [request(BEGAN + i, **rag, num_sources=0) for i in range(2)]
+    rows += [request(BEGAN + i, arm="rag", retrieval_s=0.0) for i in range(5)]  # continued a text
+    rows += [request(BEGAN + i, retrieval_s=None) for i in range(5)]
+    traffic = filled(path, rows, now=BEGAN + 6)
+    assert traffic.figures(BEGAN + 6)["no_source_rate"] == 0.25
+    counts = {each.name: each.num_reference for each in traffic.drifts()}
+    assert counts["rag: no_sources"] == 8
+    assert "trained: no_sources" not in counts
+
+
 def test_each_arm_drifts_by_itself(path):
     generator = np.random.default_rng(1)
 
