@@ -7,7 +7,8 @@
                     └─ per arm     DriftBank: a detector for each figure, and the usual latency
 
 Arms (base, trained, rag …) differ from each other in every figure; each has a reference of its own,
-or a change of what people ask for would look like a change of the answers. A reference is kept in
+or a change of what people ask for would look like a change of the answers. It is of one version of
+the arm, and begins anew after a rollout (monitoring.drift_bank). A reference is kept in
 the monitor's state, so that a restart compares with the same one; deleting its file begins anew.
 
 A request from more than five minutes ahead of this machine's clock is a bad line: no window would
@@ -248,7 +249,9 @@ class TrafficWatch:
         ratios = []
         for arm, bank in self._banks.items():
             times = sorted(
-                each.total_s for each in answered if each.arm == arm and each.total_s is not None
+                each.total_s
+                for each in answered
+                if each.arm == arm and bank.is_of(each) and each.total_s is not None
             )
             if bank.usual_total_s and len(times) >= _LEAST_FOR_LATENCY:
                 rank = max(0, math.floor(len(times) / 2 - _Z * math.sqrt(len(times)) / 2))

@@ -226,6 +226,74 @@ def test_a_restart_knows_what_is_usual_and_judges_nothing_twice(path):
     assert after.figures(BEGAN + 600)["latency_ratio"] == pytest.approx(1.0)
 
 
+def of_version(version, start, count, generator, *, shift=0.0, slower=1.0):
+    return [
+        request(
+            BEGAN + start + i,
+            model_version=version,
+            mean_logprob=generator.normal(-1 + shift, 0.2),
+            total_s=2.0 * slower,
+        )
+        for i in range(count)
+    ]
+
+
+def drift_of(traffic, name="trained: mean_logprob"):
+    (drift,) = [each for each in traffic.drifts() if each.name == name]
+    return drift
+
+
+def test_a_rollout_is_no_drift_and_what_comes_after_it_is(path):
+    generator = np.random.default_rng(4)
+    old = of_version("1", 0, 300, generator)
+    new = of_version("2", 300, 250, generator, shift=0.6, slower=3.0)
+    traffic = filled(path, [*old, *new])
+    drift = drift_of(traffic)
+    assert (drift.state, drift.num_reference) == ("gathering", 150)  # none of the first 100
+    assert drift.message == "version 2 in place of 1"
+    assert traffic.figures(BEGAN + 549)["latency_ratio"] is None
+    more = of_version("2", 550, 200, generator, shift=0.6, slower=3.0)
+    for row in more:
+        append(path, row)
+    traffic.poll(BEGAN + 750)
+    assert drift_of(traffic).reference_mean == pytest.approx(-0.4, abs=0.05)
+    assert {each.state for each in traffic.drifts()} == {"steady"}
+    assert traffic.figures(BEGAN + 750)["latency_ratio"] == pytest.approx(1.0)
+    for row in of_version("2", 750, 200, generator):
+        append(path, row)
+    traffic.poll(BEGAN + 950)
+    assert drift_of(traffic).state == "drifted"
+
+
+def test_a_version_that_few_are_answered_by_disturbs_nothing(path):
+    generator = np.random.default_rng(5)
+    rows = of_version("1", 0, 600, generator)
+    rows[5::10] = of_version("2", 0, 600, generator, shift=0.6, slower=9.0)[5::10]
+    traffic = filled(path, rows)
+    drift = drift_of(traffic)
+    assert (drift.state, drift.num_reference) == ("steady", 200)
+    assert drift.reference_mean == pytest.approx(-1, abs=0.05)
+    assert traffic.figures(BEGAN + 600)["latency_ratio"] == pytest.approx(1.0)
+
+
+def test_a_restart_does_not_take_what_it_reads_again_for_a_rollout(path):
+    generator = np.random.default_rng(6)
+    old = of_version("1", 0, 400, generator)
+    new = of_version("2", 400, 400, generator, shift=0.6)
+    before = filled(path, [*old, *new])
+    state = json.loads(json.dumps(before.state()))
+    path.unlink()
+    rows = [*old, *new[-50:], *of_version("2", 800, 60, generator, shift=0.6)]
+    after = filled(path, rows, state=state)
+    assert drift_of(after).state == "steady"
+    assert drift_of(after).reference_mean == pytest.approx(drift_of(before).reference_mean)
+    # A state of before versions were kept: of whichever comes next.
+    del state["arms"]["trained"]["version"]
+    after = filled(path, of_version("2", 860, 60, generator, shift=0.6), state=state)
+    assert drift_of(after).state == "steady"
+    assert after.state()["arms"]["trained"]["version"] == "2"
+
+
 def test_ids_of_two_logs_of_one_name(tmp_path):
     one, other = watch(tmp_path / "a" / "r.jsonl"), watch(tmp_path / "b" / "r.jsonl")
     assert one.id != other.id
