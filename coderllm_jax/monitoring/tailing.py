@@ -11,6 +11,7 @@ past where it was.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -94,7 +95,8 @@ class LogTail:
     """Whole lines of a log that is renamed, copied and truncated, or begun anew by its owner.
 
     The file stays open, so that lines which were written between the last look and a renaming are
-    read from the renamed file before the new one is begun.
+    read from the renamed file before the new one is begun. What a copy took away between the last
+    look and the truncation is not read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -124,8 +126,8 @@ class _OpenFile:
     """A file that is held open, and how far it was read."""
 
     def __init__(self) -> None:
-        self._file: BinaryIO | None = None
-        self._rest = b""
+        self._file: io.FileIO | None = None
+        self._rest = self._anchor = b""
 
     @property
     def is_open(self) -> bool:
@@ -133,7 +135,8 @@ class _OpenFile:
 
     def open(self, path: Path) -> bool:
         with contextlib.suppress(OSError):
-            self._file, self._rest = path.open("rb"), b""
+            # Without a buffer, which would hold what a truncated file was.
+            self._file, self._rest, self._anchor = path.open("rb", buffering=0), b"", b""
         return self.is_open
 
     def close(self) -> None:
@@ -153,15 +156,21 @@ class _OpenFile:
         """New whole lines; with `to_end` the half one at the end, too, because none will follow."""
         assert self._file is not None
         try:
-            if os.fstat(self._file.fileno()).st_size < self._file.tell():  # copied and truncated
+            if self._is_truncated(self._file):
                 self._file.seek(0)
-                self._rest = b""
+                self._rest = self._anchor = b""
             data = self._file.read(_CHUNK_BYTES)
         except OSError:
             return [], False
+        self._anchor = (self._anchor + data[-_ANCHOR_BYTES:])[-_ANCHOR_BYTES:]
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > _CHUNK_BYTES:
             self._rest = b"(too long)"
         if to_end and self._rest:
             lines.append(self._rest)
         return lines, len(data) == _CHUNK_BYTES
+
+    def _is_truncated(self, file: io.FileIO) -> bool:
+        """Whether what was read last is there no more, however large the file has become."""
+        start = file.tell() - len(self._anchor)
+        return os.pread(file.fileno(), len(self._anchor), start) != self._anchor

@@ -120,6 +120,21 @@ def test_a_log_that_was_copied_and_truncated_goes_on(tmp_path):
     tail.close()
 
 
+def test_a_log_that_was_truncated_and_has_grown_past_where_it_was(tmp_path):
+    path = tmp_path / "requests.jsonl"
+    add(path, "one\ntwo\n")
+    tail = LogTail(path)
+    tail.read()
+    os.truncate(path, 0)
+    add(path, "three\nfour\nfive\n")
+    assert tail.read().lines == [b"three", b"four", b"five"]
+    add(path, "si")
+    assert tail.read().lines == []
+    add(path, "x\n")
+    assert tail.read().lines == [b"six"]
+    tail.close()
+
+
 def test_a_log_that_appears_later_is_read_from_its_beginning(tmp_path):
     path = tmp_path / "requests.jsonl"
     tail = LogTail(path)
