@@ -9,7 +9,8 @@
 Arms (base, trained, rag …) differ from each other in every figure; each has a reference of its own,
 or a change of what people ask for would look like a change of the answers. It is of one version of
 the arm, and begins anew after a rollout (monitoring.drift_bank). A reference is kept in
-the monitor's state, so that a restart compares with the same one; deleting its file begins anew.
+the monitor's state, so that a restart compares with the same one, and reads what was rotated away
+since; deleting its file begins anew.
 
 A request from more than five minutes ahead of this machine's clock is a bad line: no window would
 ever let it go, and everything after it would look as if it had been judged.
@@ -86,7 +87,6 @@ class TrafficWatch:
         self.revision = 0
         self.columns = Columns(max_rows=max_rows)
         self._reader, self._window_s, self._drift = reader, window_s, drift
-        self._tail = LogTail(path)
         self._window: deque[Request] = deque(maxlen=_MAX_WINDOW)
         self._bucket: list[Request] = []
         self._bucket_start: float | None = None
@@ -97,6 +97,8 @@ class TrafficWatch:
         self._summarized: _Summary | None = None
         until = state.get("judged_until")
         self._judged_until = -math.inf if until is None else float(until)
+        # The first time a log is watched, what was rotated away before is nobody's concern.
+        self._tail = LogTail(path, since=None if until is None else self._judged_until)
         for arm, values in state.get("arms", {}).items():
             self._banks[arm] = DriftBank(drift)
             self._banks[arm].restore(values)
@@ -110,7 +112,9 @@ class TrafficWatch:
             good = [each for each in requests if each and each.time <= now + _MAX_AHEAD_S]
             self._num_bad += len(requests) - len(good)
             self.add(good)
-        if not found.more:  # what is read in pieces is of the past: its buckets end by its own times
+        if (
+            not found.more
+        ):  # what is read in pieces is of the past: its buckets end by its own times
             self.tick(now)
         return found.more
 

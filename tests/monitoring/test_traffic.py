@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -292,6 +293,19 @@ def test_a_restart_does_not_take_what_it_reads_again_for_a_rollout(path):
     after = filled(path, of_version("2", 860, 60, generator, shift=0.6), state=state)
     assert drift_of(after).state == "steady"
     assert after.state()["arms"]["trained"]["version"] == "2"
+
+
+def test_lines_that_were_rotated_away_while_the_monitor_was_down_are_judged(path):
+    generator = np.random.default_rng(7)
+    state = filled(path, of_version("1", 0, 300, generator)).state()
+    for row in of_version("1", 300, 200, generator, shift=0.6):
+        append(path, row)
+    os.utime(path, (BEGAN + 500, BEGAN + 500))
+    path.rename(path.with_name("requests.jsonl.1"))
+    after = filled(path, of_version("1", 500, 10, generator, shift=0.6), state=state)
+    assert after.view(BEGAN + 510).num_total == 510
+    assert drift_of(after).state == "drifted"
+    assert drift_of(after).since < BEGAN + 500
 
 
 def test_ids_of_two_logs_of_one_name(tmp_path):
