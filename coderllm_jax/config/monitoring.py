@@ -23,6 +23,7 @@ REQUEST_FIELDS = (
     "time_per_token_s",
     "total_s",
     "num_sources",
+    "retrieval_s",
     "top_score",
     "mean_logprob",
     "refused",

@@ -1,4 +1,13 @@
-"""One arm's figures that may drift, each with its detector, and the usual latency."""
+"""One arm's figures that may drift, each with its detector, and the usual latency.
+
+A bank is of one version of what answers: other weights or prompts have other lengths and times, and
+a rollout is no drift. Once none of the arm's latest requests (drift.window_requests of them) was of
+its version, it begins anew with the one that answers now. A version that answers beside it, as in a
+trial with few users, is not compared with anything.
+
+`no_sources` is a figure of requests that looked something up: they say how long it took, or they
+have sources, or the refusal that stands for none.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +32,22 @@ RATES = ("refused", "no_sources")
 
 
 class DriftBank:
-    """The detectors of one arm, and its usual latency."""
+    """The detectors of one arm, and its usual latency.
+
+    version: None until a request has come; usual_total_s: None until the reference is full.
+    """
 
     def __init__(self, section: DriftSection) -> None:
         self._section = section
+        self.version: str | None = None
+        self._notice = ""
+        self._begin()
+
+    def _begin(self) -> None:
         self.detectors = {name: Detector(is_rate=name in RATES) for name in (*FIGURES, *RATES)}
         self._latencies: list[float] = []
         self.usual_total_s: float | None = None
+        self._num_of_others = 0  # since the latest request of this version
 
     def settings(self, num_arms: int) -> DriftSettings:
         """Sensitivity, shared out over all figures of all arms."""
@@ -43,6 +61,34 @@ class DriftBank:
 
     def add(self, requests: Sequence[Request], *, num_arms: int, judged_until: float) -> None:
         """Answered requests of this arm, in order; those up to `judged_until` raise nothing."""
+        self._judge(self._own(requests, judged_until), num_arms, judged_until)
+
+    def is_of(self, request: Request) -> bool:
+        """Whether the request was answered by this bank's version."""
+        return self.version is None or request.model_version == self.version
+
+    def _own(self, requests: Sequence[Request], judged_until: float) -> list[Request]:
+        """Those of this bank's version; where it is gone, those of the one that the bank is of now.
+
+        What was judged before is no news of a rollout: a restart reads the log from its beginning.
+        """
+        own: list[Request] = []
+        for request in requests:
+            is_new = request.time > judged_until
+            if self.version is None and is_new:
+                self.version = request.model_version
+            if self.is_of(request):
+                own.append(request)
+                self._num_of_others = 0
+            elif is_new:
+                self._num_of_others += 1
+                if self._num_of_others >= self._section.window_requests:
+                    self._notice = f"version {request.model_version} in place of {self.version}"
+                    self.version, own = request.model_version, []
+                    self._begin()
+        return own
+
+    def _judge(self, requests: Sequence[Request], num_arms: int, judged_until: float) -> None:
         settings = self.settings(num_arms)
         for name, detector in self.detectors.items():
             pairs = [
@@ -66,7 +112,7 @@ class DriftBank:
     def views(self, arm: str) -> list[DriftView]:
         """Every detector that has seen a value."""
         return [
-            _view(f"{arm}: {name}" if arm else name, detector)
+            _view(f"{arm}: {name}" if arm else name, detector, self._notice)
             for name, detector in self.detectors.items()
             if detector.num_reference
         ]
@@ -74,12 +120,15 @@ class DriftBank:
     def to_json(self) -> dict[str, Any]:
         """References and states."""
         return {
+            "version": self.version,
             "usual_total_s": self.usual_total_s,
             "detectors": {name: detector.to_json() for name, detector in self.detectors.items()},
         }
 
     def restore(self, values: Mapping[str, Any]) -> None:
         """What `to_json` gave; figures that it lacks begin anew."""
+        version = values.get("version")
+        self.version = None if version is None else str(version)
         self.usual_total_s = values.get("usual_total_s")
         for name, kept in values.get("detectors", {}).items():
             if name in self.detectors:
@@ -91,8 +140,10 @@ def figure_of(request: Request, name: str) -> float | None:
     if name == "refused":
         return None if request.refused is None else float(request.refused)
     if name == "no_sources":
-        # Of arms that look nothing up, no request has a score, and having no sources is no news.
-        if request.num_sources is None or not (request.num_sources or request.refused):
+        # Where nothing is looked up, having no sources is no news. A log without retrieval_s shows
+        # by its sources and refusals that something was.
+        looked_up = request.retrieval_s or request.num_sources or request.refused
+        if request.num_sources is None or not looked_up:
             return None
         return float(request.num_sources == 0)
     value: float | None = getattr(request, name)
@@ -105,7 +156,7 @@ def no_sources(requests: Iterable[Request]) -> list[bool]:
     return [bool(value) for value in values if value is not None]
 
 
-def _view(name: str, detector: Detector) -> DriftView:
+def _view(name: str, detector: Detector, notice: str) -> DriftView:
     return DriftView(
         name=name,
         state=detector.state,
@@ -117,5 +168,5 @@ def _view(name: str, detector: Detector) -> DriftView:
         p_value=detector.p_value,
         num_reference=detector.num_reference,
         num_current=detector.num_current,
-        message=detector.reason,
+        message=notice if detector.state == "gathering" else detector.reason,
     )

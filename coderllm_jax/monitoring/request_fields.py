@@ -26,7 +26,10 @@ _MAX_WORD = 80
 
 
 class Request(NamedTuple):
-    """One served request. `is_error`: the server's fault; `is_rejected`: turned away, as full."""
+    """One request. `is_error`: the server's fault; `is_rejected`: turned away, as full.
+
+    is_turned_away: told no before it was begun, for whatever reason; its times are nobody's wait.
+    """
 
     time: float
     arm: str
@@ -35,6 +38,7 @@ class Request(NamedTuple):
     is_answered: bool
     is_error: bool
     is_rejected: bool
+    is_turned_away: bool
     prompt_tokens: float | None
     completion_tokens: float | None
     queue_s: float | None
@@ -42,6 +46,7 @@ class Request(NamedTuple):
     time_per_token_s: float | None
     total_s: float | None
     num_sources: float | None
+    retrieval_s: float | None
     top_score: float | None
     mean_logprob: float | None
     refused: bool | None
@@ -92,6 +97,7 @@ class RequestReader:
             is_answered=is_answered,
             is_error=is_error,
             is_rejected=is_rejected,
+            is_turned_away=_is_turned_away(status, finish),
             prompt_tokens=self._number(values, "prompt_tokens"),
             completion_tokens=self._number(values, "completion_tokens"),
             queue_s=self._number(values, "queue_s"),
@@ -99,6 +105,7 @@ class RequestReader:
             time_per_token_s=self._number(values, "time_per_token_s"),
             total_s=self._number(values, "total_s"),
             num_sources=self._number(values, "num_sources"),
+            retrieval_s=self._number(values, "retrieval_s"),
             top_score=self._number(values, "top_score"),
             mean_logprob=self._number(values, "mean_logprob"),
             refused=refused if isinstance(refused, bool) else None,
@@ -123,6 +130,13 @@ class RequestReader:
     def _word(self, values: Any, name: str) -> str:
         value = self._raw(values, name)
         return str(value)[:_MAX_WORD] if isinstance(value, str | int) else ""
+
+
+def _is_turned_away(status: float | None, finish: str) -> bool:
+    """By its status: 499 is a client that left, and 503 may also end what was begun."""
+    if status is None:
+        return False
+    return (400 <= status < 500 and status != 499) or (status == 503 and not finish)
 
 
 def _parse_entry(entry: str) -> tuple[str, _Place]:

@@ -26,15 +26,19 @@ def run_subject(run: Watched, now: float) -> Subject | None:
 
 
 def traffic_subjects(traffic: TrafficWatch, now: float) -> Iterator[Subject]:
-    """A log's figures, and one subject for each figure that may drift."""
+    """A log's figures, and one subject for each that may drift and has something to drift from.
+
+    While a reference is gathered there is none, and a drift from the one before it is over.
+    """
     yield Subject("traffic", traffic.id, traffic.name, traffic.figures(now), traffic.updated)
     for drift in traffic.drifts():
-        drifted = None if drift.state == "gathering" else float(drift.state == "drifted")
+        if drift.state == "gathering":
+            continue
         yield Subject(
             "drift",
             f"{traffic.id}/{drift.name}",
             f"{traffic.name}: {drift.name}",
-            {"drifted": drifted, "psi": drift.psi, "ks": drift.ks},
+            {"drifted": float(drift.state == "drifted"), "psi": drift.psi, "ks": drift.ks},
             traffic.updated,
             {"drifted": _drift_in_words(drift)},
             parent=traffic.id,

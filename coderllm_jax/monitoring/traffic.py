@@ -1,12 +1,19 @@
 """One request log as it is watched: rates, latencies, and what drifts.
 
-    line → Request ─┬─ window      the last minutes: rates, percentiles, counts
-                    ├─ buckets     one row of series every 30 s
+    line → Request ─┬─ window      the last minutes: rates, counts, percentiles of those that were
+                    │              not turned away (a refusal takes a millisecond)
+                    ├─ buckets     one row of series every 30 s, by the requests' own times: what a
+                    │              log holds already is drawn as if it had been watched
                     └─ per arm     DriftBank: a detector for each figure, and the usual latency
 
 Arms (base, trained, rag …) differ from each other in every figure; each has a reference of its own,
-or a change of what people ask for would look like a change of the answers. A reference is kept in
-the monitor's state, so that a restart compares with the same one; deleting its file begins anew.
+or a change of what people ask for would look like a change of the answers. It is of one version of
+the arm, and begins anew after a rollout (monitoring.drift_bank). A reference is kept in
+the monitor's state, so that a restart compares with the same one, and reads what was rotated away
+since; deleting its file begins anew.
+
+A request from more than five minutes ahead of this machine's clock is a bad line: no window would
+ever let it go, and everything after it would look as if it had been judged.
 """
 
 from __future__ import annotations
@@ -29,6 +36,8 @@ from coderllm_jax.monitoring.views import DriftView, Percentiles, TrafficView
 BUCKET_S = 30.0
 _MAX_WINDOW = 50_000
 _MAX_ARMS = 8
+# Clocks differ by seconds; more than this is a wrong scale, or a line that is damaged.
+_MAX_AHEAD_S = 300.0
 # Requests of the window that are summed up in a second; more of them are summed up less often.
 _SUMMARIES_PER_S = 4000.0
 # Fewer requests than these say nothing about a rate or a median.
@@ -78,7 +87,6 @@ class TrafficWatch:
         self.revision = 0
         self.columns = Columns(max_rows=max_rows)
         self._reader, self._window_s, self._drift = reader, window_s, drift
-        self._tail = LogTail(path)
         self._window: deque[Request] = deque(maxlen=_MAX_WINDOW)
         self._bucket: list[Request] = []
         self._bucket_start: float | None = None
@@ -89,19 +97,25 @@ class TrafficWatch:
         self._summarized: _Summary | None = None
         until = state.get("judged_until")
         self._judged_until = -math.inf if until is None else float(until)
+        # The first time a log is watched, what was rotated away before is nobody's concern.
+        self._tail = LogTail(path, since=None if until is None else self._judged_until)
         for arm, values in state.get("arms", {}).items():
             self._banks[arm] = DriftBank(drift)
             self._banks[arm].restore(values)
 
     def poll(self, now: float) -> bool:
         """Reads what is new; whether there is more to read at once."""
+        self._judged_until = min(self._judged_until, now)  # whatever the state says
         found = self._tail.read()
         if found.lines:
             requests = [self._reader.read(line) for line in found.lines if line.strip()]
-            good = [request for request in requests if request is not None]
+            good = [each for each in requests if each and each.time <= now + _MAX_AHEAD_S]
             self._num_bad += len(requests) - len(good)
             self.add(good)
-        self.tick(now)
+        if (
+            not found.more
+        ):  # what is read in pieces is of the past: its buckets end by its own times
+            self.tick(now)
         return found.more
 
     def add(self, requests: Sequence[Request]) -> None:
@@ -239,7 +253,9 @@ class TrafficWatch:
         ratios = []
         for arm, bank in self._banks.items():
             times = sorted(
-                each.total_s for each in answered if each.arm == arm and each.total_s is not None
+                each.total_s
+                for each in answered
+                if each.arm == arm and bank.is_of(each) and each.total_s is not None
             )
             if bank.usual_total_s and len(times) >= _LEAST_FOR_LATENCY:
                 rank = max(0, math.floor(len(times) / 2 - _Z * math.sqrt(len(times)) / 2))
@@ -325,8 +341,8 @@ def _named(name: str, found: Percentiles | None) -> dict[str, float | None]:
 
 
 def _percentiles(requests: Sequence[Request], name: str) -> Percentiles | None:
-    """Observed ones, never interpolated: each is some request's time."""
-    values = sorted(_values(requests, name))
+    """Observed ones, never interpolated: each is the time of some request that was taken on."""
+    values = sorted(_values([each for each in requests if not each.is_turned_away], name))
     if not values:
         return None
     p50, p95, p99 = (values[math.ceil(len(values) * share) - 1] for share in (0.5, 0.95, 0.99))

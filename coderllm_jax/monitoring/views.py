@@ -93,7 +93,8 @@ class DriftView:
     state: `gathering` until the reference is full, `steady`, or `drifted`. psi and ks compare the
     latest `num_current` requests with the `num_reference` ones; p_value is of KS (of counts for a
     rate), before the correction for looking at several figures; `since` is when it drifted.
-    reference_mean and current_mean are in the figure's own unit.
+    reference_mean and current_mean are in the figure's own unit. message: why it drifted, or the
+    version whose reference is gathered, where it has taken another's place.
     """
 
     name: str

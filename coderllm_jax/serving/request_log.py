@@ -25,7 +25,7 @@ r"""One JSON line a request, in a file that is rotated by size: what the monitor
     time_per_token_s   mean over the tokens after the first, over all choices
     total_s            from coming to the last token, or to the refusal
     num_sources        passages that the first choice rests on; 0 for arms that look nothing up
-    retrieval_s        seconds that looking up took
+    retrieval_s        seconds that looking up took; null where nothing was looked up
     top_score          the best of those passages' retrieval scores
     mean_logprob       mean log-probability of the answer's tokens, where it was computed
     refused            whether the answer is retrieval's "nothing relevant was found"

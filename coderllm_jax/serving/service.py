@@ -209,7 +209,6 @@ class Exchange:
         if service.keeps_text and ticket is not None:
             text["question"] = blot("\n".join(query.question for query in ticket.queries[:1]))
             text["answer"] = blot("\n".join(answer.text for answer in answers))
-        looked_up = model is not None and model.looks_up and first is not None
         return RequestRecord(
             time=self._time,
             id=self.id,
@@ -230,7 +229,7 @@ class Exchange:
             time_per_token_s=measured.time_per_token_s,
             total_s=max(0.0, (measured.ended_s or time.perf_counter()) - self._came_s),
             num_sources=len(scores),
-            retrieval_s=first.retrieval_s if looked_up and first is not None else None,
+            retrieval_s=(first.retrieval_s or None) if first is not None else None,
             top_score=max(scores, default=None),
             mean_logprob=measured.mean_logprob,
             refused=any(answer.text == NOTHING_FOUND for answer in answers),

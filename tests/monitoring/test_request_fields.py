@@ -52,6 +52,24 @@ def test_whose_fault_it_was(changes, answered, error, rejected):
     assert (found.is_answered, found.is_error, found.is_rejected) == (answered, error, rejected)
 
 
+@pytest.mark.parametrize(
+    ("changes", "turned_away"),
+    [
+        ({}, False),
+        ({"status": 429, "finish": ""}, True),
+        ({"status": 400, "finish": ""}, True),
+        ({"status": 503, "finish": ""}, True),
+        ({"status": 503, "finish": "cancelled"}, False),
+        ({"status": 499, "finish": "cancelled"}, False),
+        ({"status": 504, "finish": ""}, False),
+        ({"status": 500, "finish": "error"}, False),
+        ({"status": None, "error": "boom"}, False),
+    ],
+)
+def test_who_was_turned_away(changes, turned_away):
+    assert read(request(1.0, **changes)).is_turned_away == turned_away
+
+
 def test_another_servers_log():
     fields = (
         "time=ts",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from coderllm_jax.monitoring import tailing
 from coderllm_jax.monitoring.tailing import LineTail, LogTail
 
@@ -117,6 +119,73 @@ def test_a_log_that_was_copied_and_truncated_goes_on(tmp_path):
     os.truncate(path, 0)
     add(path, "3\n")
     assert tail.read().lines == [b"3"]
+    tail.close()
+
+
+def test_a_log_that_was_truncated_and_has_grown_past_where_it_was(tmp_path):
+    path = tmp_path / "requests.jsonl"
+    add(path, "one\ntwo\n")
+    tail = LogTail(path)
+    tail.read()
+    os.truncate(path, 0)
+    add(path, "three\nfour\nfive\n")
+    assert tail.read().lines == [b"three", b"four", b"five"]
+    add(path, "si")
+    assert tail.read().lines == []
+    add(path, "x\n")
+    assert tail.read().lines == [b"six"]
+    tail.close()
+
+
+def rotated(folder):
+    """A log and three that were rotated away, each a second older."""
+    for number in range(4):
+        path = folder / f"requests.jsonl.{number}" if number else folder / "requests.jsonl"
+        add(path, f"{number} a\n{number} b\n")
+        os.utime(path, (100 - number, 100 - number))
+    return folder / "requests.jsonl"
+
+
+def read_all(tail):
+    lines, more = [], True
+    while more:
+        found = tail.read()
+        lines, more = lines + found.lines, found.more
+    return lines
+
+
+def test_what_was_rotated_away_since_is_read_first_and_once(tmp_path):
+    path = rotated(tmp_path)
+    tail = LogTail(path, since=97.5)
+    assert read_all(tail) == [b"2 a", b"2 b", b"1 a", b"1 b", b"0 a", b"0 b"]
+    path.rename(tmp_path / "other")
+    add(path, "new\n")
+    assert read_all(tail) == [b"new"]
+    tail.close()
+    tail = LogTail(path)
+    assert read_all(tail) == [b"new"]
+    tail.close()
+
+
+@pytest.mark.parametrize("moment", ["requests.jsonl", "requests.jsonl.1", "requests.jsonl.2"])
+def test_a_rotation_while_the_old_ones_are_opened(tmp_path, monkeypatch, moment):
+    path = rotated(tmp_path)
+    opened, done = tailing._OpenFile.open, []
+
+    def open_and_rotate(file, asked):
+        is_open = opened(file, asked)
+        if asked.name == moment and not done:
+            done.append(moment)
+            for number in (3, 2, 1):
+                older = tmp_path / f"requests.jsonl.{number}"
+                older.rename(tmp_path / f"requests.jsonl.{number + 1}")
+            path.rename(tmp_path / "requests.jsonl.1")
+            add(path, "new\n")
+        return is_open
+
+    monkeypatch.setattr(tailing._OpenFile, "open", open_and_rotate)
+    tail = LogTail(path, since=97.5)
+    assert read_all(tail) == [b"2 a", b"2 b", b"1 a", b"1 b", b"0 a", b"0 b", b"new"]
     tail.close()
 
 

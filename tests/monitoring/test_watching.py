@@ -266,6 +266,34 @@ def test_served_traffic(tmp_path, clock, rule, fault, lasts_s):
     watch.close()
 
 
+def test_a_rollout_ends_the_drift_of_the_version_before(tmp_path, clock):
+    watch, told = told_of(tmp_path, clock, **REFERENCE)
+    version, shift = "1", 0.0
+
+    def changes(values):
+        return {"model_version": version, "mean_logprob": values["mean_logprob"] + shift}
+
+    write = serving(tmp_path, clock, np.random.default_rng(0), changes)
+
+    def step():
+        for _ in range(4):
+            write()
+
+    go(watch, clock, 150, step, every_s=2.0)
+    shift = -0.4
+    go(watch, clock, 100, step, every_s=2.0)
+    assert told.signs == ["+drift"]
+    rolled_out = clock.now
+    version = "2"
+    go(watch, clock, 80, step, every_s=2.0)
+    assert told.signs == ["+drift", "-drift"]
+    assert told.notes[-1][1] == rolled_out + 76  # the 150th request
+    assert "version 2 in place of 1" in {
+        drift.message for drift in watch.overview().traffic[0].drift
+    }
+    watch.close()
+
+
 def test_what_was_over_before_the_monitor_came_is_no_news(tmp_path, clock):
     made = MadeRun(tmp_path / "runs" / "a", clock)
     made.event("started")

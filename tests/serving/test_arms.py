@@ -146,8 +146,14 @@ def test_two_arms_on_one_lane_at_the_same_time(tmp_path: Path) -> None:
         )
         (source,) = whole.sources
         assert set(source) == {"index", "id", "score", "source"}
+        continued = client.completions.create(model="rag", prompt=question, max_tokens=6)
     rows = [json.loads(line) for line in up.log.read_text().splitlines()]
-    assert [row["refused"] for row in rows if row["id"] == nothing.id] == [True]
+    (row,) = [row for row in rows if row["id"] == nothing.id]
+    assert row["refused"]
+    assert row["retrieval_s"] > 0
+    # In a text that goes on nothing is looked up, nor is it by the plain arm.
+    looked_up_nothing = [row for row in rows if row["id"] == continued.id or row["arm"] == "base"]
+    assert [row["retrieval_s"] for row in looked_up_nothing] == [None] * 4
     (row,) = [row for row in rows if row["id"] == whole.id]
     assert (row["num_sources"], row["top_score"]) == (1, pytest.approx(source["score"], abs=1e-5))
     assert row["retrieval_s"] > 0
