@@ -1,7 +1,8 @@
 """Every field of `preflight`: a training run's, and what is asked about it.
 
 A training card is a card of this command: `--config=configs/lora.py`. Mesh and batch are searched
-for where the card and the command line leave them at their defaults, and kept where they do not.
+for where the card and the command line leave them at their defaults, and kept where they do not:
+`--config.mesh.fsdp=1` is a choice, too, and keeps the whole mesh.
 """
 
 from __future__ import annotations
@@ -73,8 +74,7 @@ class PreflightConfig(TrainingConfig):
     @property
     def searches_mesh(self) -> bool:
         """Whether nobody chose a mesh."""
-        mesh = self.mesh
-        return (mesh.data, mesh.fsdp, mesh.tensor) == (-1, 1, 1)
+        return all(self.origins[f"mesh.{axis}"] == "default" for axis in ("data", "fsdp", "tensor"))
 
     @property
     def searches_batch(self) -> bool:

@@ -15,7 +15,7 @@ from coderllm_jax.preflight import preflighting
 from coderllm_jax.preflight.__main__ import spell_out
 from coderllm_jax.preflight.compiling import Compiled, Memory
 from coderllm_jax.preflight.costs import Collective, Costs
-from coderllm_jax.preflight.plan import replace_options
+from coderllm_jax.preflight.plan import Mesh, replace_options
 from coderllm_jax.preflight.preflighting import run_preflight
 from coderllm_jax.preflight.report import describe, to_json
 
@@ -218,6 +218,15 @@ def test_what_a_card_or_the_command_line_set_is_not_searched_for():
     found = resolve_config(words, PreflightConfig, "configs/lora.py", environ={})
     assert not found.searches_batch
     assert not found.searches_mesh
+
+
+@pytest.mark.parametrize("word", ["mesh.fsdp=1", "mesh.data=-1", "mesh.tensor=1"])
+def test_a_mesh_that_was_set_to_its_default_is_not_searched_for(asked, word):
+    words = ["preflight", f"--config.{word}", "--config.compile.winners=0"]
+    found = resolve_config(words, PreflightConfig, "configs/lora.py", environ={})
+    assert not found.searches_mesh
+    screened = run_preflight(found, note=lambda text: None).screened
+    assert {each.plan.mesh for each in screened} == {Mesh(8, 1, 1)}
 
 
 def test_the_command_answers_with_a_code_and_a_file(tmp_path):

@@ -44,7 +44,8 @@ def test_meshes_that_heads_or_width_do_not_divide_are_left_out():
 
 def test_a_mesh_or_a_batch_that_was_set_is_kept():
     config = a_config(mesh__fsdp=4).with_origins(
-        {info.path: "default" for info in PreflightConfig.options()} | {"batch_size": "card.py"}
+        {info.path: "default" for info in PreflightConfig.options()}
+        | {"batch_size": "card.py", "mesh.fsdp": "card.py"}
     )
     [plan] = plans(config, EIGHT, TINY)
     assert plan.mesh == Mesh(2, 4, 1)
