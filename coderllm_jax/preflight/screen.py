@@ -14,10 +14,11 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from coderllm_jax.config.preflight import PreflightConfig
+from coderllm_jax.config.training import MeshSection
 from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.preflight.chips import Slice, larger_slices
 from coderllm_jax.preflight.estimate import Estimate, estimate
-from coderllm_jax.preflight.plan import Plan, plans
+from coderllm_jax.preflight.plan import Mesh, Plan, plans, replace_options
 
 # What the formulas leave out, as a part of the chip's memory: what XLA laid out was up to a ninth
 # more (benchmarks/topologies.md).
@@ -51,7 +52,7 @@ class Screened(NamedTuple):
 
 
 class Remedy(NamedTuple):
-    """A change after which the screen says that a plan fits."""
+    """A change after which the screen says that a plan fits: options, with " and " between them."""
 
     words: str
     screened: Screened
@@ -97,7 +98,7 @@ def find_remedies(
     """Changes of a plan that does not fit, after each of which the screen says that it would.
 
     shortage: what must be left of a chip then, the compiler having found the screen too hopeful by
-    so many bytes.
+    so many bytes. A mesh that was set is given up on other slices, whose chips it may not divide.
     """
 
     def helps(screened: Screened) -> bool:
@@ -118,11 +119,25 @@ def find_remedies(
         if tried[chip] == _MOST_SLICES:
             continue
         tried[chip] += 1
-        best = screen(config, slice_, architecture)[0]
+        best = screen(_without_mesh(config), slice_, architecture)[0]
         if helps(best):
             tried[chip] = _MOST_SLICES
-            found.append(Remedy(f"--topology={slice_.name} ({best.plan.mesh.words})", best))
+            mesh = best.plan.mesh
+            how = f" ({mesh.words})" if config.searches_mesh else f" and {_options(mesh)}"
+            found.append(Remedy(f"--topology={slice_.name}{how}", best))
     return found
+
+
+def _without_mesh(config: PreflightConfig) -> PreflightConfig:
+    """The same, as if nobody had chosen a mesh."""
+    free = MeshSection(platform=config.mesh.platform)
+    origins = {f"mesh.{axis}": "default" for axis in Mesh._fields}
+    return replace_options(config, {"mesh": free}).with_origins({**config.origins, **origins})
+
+
+def _options(mesh: Mesh) -> str:
+    """All of it, as a remedy has it: what was set otherwise must not stay."""
+    return " and ".join(f"mesh.{axis}={size}" for axis, size in mesh._asdict().items())
 
 
 def _pairs(
@@ -152,10 +167,8 @@ def _single_changes(plan: Plan, architecture: Architecture) -> Iterator[tuple[st
         if batch % config.optimizer.accumulation_steps == 0:
             yield f"batch_size={batch}", plan.changed(batch_size=batch)
     if mesh.data > 1 and architecture.width % (mesh.fsdp * mesh.data) == 0:
-        yield (
-            f"mesh.fsdp={mesh.fsdp * mesh.data}",
-            plan.changed(mesh__data=1, mesh__fsdp=mesh.fsdp * mesh.data),
-        )
+        split = Mesh(1, mesh.fsdp * mesh.data, mesh.tensor)
+        yield _options(split), plan.changed(mesh__data=split.data, mesh__fsdp=split.fsdp)
     length = plan.length
     while length // 2 >= _SHORTEST_ROW:
         length //= 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -166,6 +167,38 @@ def test_where_no_plan_fits_the_nearest_is_shown_to_the_compiler(asked):
     assert len(asked) == 1
     assert not found.screened[0].fits
     assert "what would make it fit, by the screen:" in describe(found)
+
+
+def test_what_is_printed_as_a_remedy_may_be_typed_behind_what_was_asked():
+    """A mesh that was set is no obstacle on other slices, and a remedy names all of its own."""
+    asked = [
+        "preflight",
+        "--config.model_name=gemma3_27b",
+        "--config.data.sequence_length=2048",
+        "--config.compile.winners=0",
+        "--config.batch_size=8",
+        "--config.mesh.fsdp=2",
+        "--config.mesh.tensor=2",
+        "--topology=v5e:2x4",
+    ]
+    found = _answer(asked)
+    assert not found.fits
+    printed = describe(found).partition("by the screen:\n")[2].splitlines()
+    changes = [re.findall(r"--\S+", line) for line in printed]
+    for chip in ("v5e", "v6e", "v5p"):
+        assert any(words[0].startswith(f"--topology={chip}:") for words in changes)
+    assert ["--config.mesh.data=1", "--config.mesh.fsdp=4", "--config.mesh.tensor=2"] in changes
+    for words, remedy in zip(changes, found.remedies, strict=True):
+        then = _answer([*asked, *words])
+        assert then.fits, words
+        assert then.screened[0].plan.words == remedy.screened.plan.words
+        assert then.screened[0].estimate == remedy.screened.estimate
+
+
+def _answer(words):
+    argv = list(spell_out(words))
+    config = resolve_config(argv, PreflightConfig, "configs/lora.py", environ={})
+    return run_preflight(config, note=lambda text: None)
 
 
 def test_without_compiling_no_library_is_needed():

@@ -143,6 +143,15 @@ def test_27b_fits_no_v5e_of_eight_and_is_told_what_would_help():
     assert any(remedy.words.startswith("--topology=v6e:") for remedy in remedies)
 
 
+def test_a_mesh_that_was_set_need_not_divide_the_slices_that_would_help():
+    config = a_config(model_name="gemma3_27b", batch_size=8, mesh__fsdp=8, lora__enabled=False)
+    big = find_architecture("gemma3_27b")
+    remedies = find_remedies(config, screen(config, EIGHT, big)[0], big)
+    helpful = [each for each in remedies if each.words.startswith("--topology=v5p:")]
+    assert helpful
+    assert all(" and mesh.data=" in each.words for each in helpful)
+
+
 def test_remedies_leave_as_much_as_the_compiler_missed():
     config = a_config(model_name="gemma3_12b", data__sequence_length=2048)
     twelve = find_architecture("gemma3_12b")
