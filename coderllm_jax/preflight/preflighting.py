@@ -3,7 +3,8 @@
     config ─> architecture, slice ─> screened plans ─> compiled winners ─> Preflight
                                                   └─ none fits ─> remedies
 
-The answer holds everything that the table and the JSON file tell.
+It is no only where the compiler has refused the plan with the most to spare, whatever the screen
+had put before it. The answer holds everything that the table and the JSON file tell.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from coderllm_jax.preflight.roofline import Bound, bound_step
 from coderllm_jax.preflight.screen import Remedy, Screened, find_remedies, screen
 from coderllm_jax.training.step import lora_base
 
-# Compilations that may fail before the answer is that nothing fits.
+# Compilations that may fail before the plan with the most to spare has the last word.
 _MOST_REFUSED = 2
 
 
@@ -46,10 +47,15 @@ class Winner(NamedTuple):
         )
 
     @property
+    def largest(self) -> Compiled:
+        """The step that needs the most memory."""
+        steps = [step for step in (self.train, self.evaluation) if step is not None]
+        return max(steps, key=lambda step: step.needed_bytes)
+
+    @property
     def shortage(self) -> float:
         """What the compiler needed more than the screen had said, in bytes of a chip."""
-        steps = [step for step in (self.train, self.evaluation) if step is not None]
-        return max(step.needed_bytes for step in steps) - self.screened.estimate.memory_bytes
+        return self.largest.needed_bytes - self.screened.estimate.memory_bytes
 
     @property
     def kernel_flops(self) -> float:
@@ -80,6 +86,11 @@ class Preflight(NamedTuple):
             return any(winner.fits for winner in self.winners)
         return self.screened[0].fits
 
+    @property
+    def nearest(self) -> Winner:
+        """What was compiled and needs the least memory."""
+        return min(self.winners, key=lambda winner: winner.largest.needed_bytes)
+
 
 def run_preflight(config: PreflightConfig, *, note: Callable[[str], None]) -> Preflight:
     """Does all of it; UserError for a mistake, and where libtpu is missing or gives no answer."""
@@ -94,7 +105,7 @@ def run_preflight(config: PreflightConfig, *, note: Callable[[str], None]) -> Pr
     found = Preflight(config, architecture, slice_, screened, winners, [])
     if found.fits:
         return found
-    nearest = winners[0].screened if winners else screened[0]
+    nearest = found.nearest.screened if winners else screened[0]
     remedies = find_remedies(config, nearest, architecture, shortage=_shortage(winners))
     return found._replace(remedies=remedies)
 
@@ -109,23 +120,32 @@ def _compile_winners(
     """The first plans, until enough of them fit, or the compiler has refused a few.
 
     One that it refuses says how wrong the screen is; plans with less to spare are then passed over.
-    Where the screen says that none fits, the nearest is compiled, for the compiler's own word.
+    Where the screen says that none fits, the nearest is compiled, for the compiler's own word; and
+    where it refused all that it was shown, the one with the most to spare is shown to it, too.
     """
+
+    def compiled(screened: Screened, *, evaluates: bool) -> Winner:
+        note(f"compiling the training step for {screened.plan.words}")
+        train = compile_step(screened.plan, "train", config=config, library=library)
+        evaluation = None
+        if evaluates and train.fits:
+            note("compiling the evaluation step")
+            evaluation = compile_step(screened.plan, "evaluation", config=config, library=library)
+        return Winner(screened, train, evaluation)
+
+    candidates = [each for each in screened if each.fits] or screened[:1]
     tried: list[Winner] = []
-    for each in [plan for plan in screened if plan.fits] or screened[:1]:
+    for each in candidates:
         num_fitting = sum(winner.fits for winner in tried)
         if num_fitting == config.compile.winners or len(tried) - num_fitting == _MOST_REFUSED:
-            return
+            break
         if tried and each.spare_bytes < _shortage(tried):
             continue
-        note(f"compiling the training step for {each.plan.words}")
-        train = compile_step(each.plan, "train", config=config, library=library)
-        evaluation = None
-        if config.compile.evaluation and train.fits and not num_fitting:
-            note("compiling the evaluation step")
-            evaluation = compile_step(each.plan, "evaluation", config=config, library=library)
-        tried.append(Winner(each, train, evaluation))
+        tried.append(compiled(each, evaluates=config.compile.evaluation and not num_fitting))
         yield tried[-1]
+    roomiest = max(candidates, key=lambda each: each.spare_bytes)
+    if not any(winner.fits or winner.screened is roomiest for winner in tried):
+        yield compiled(roomiest, evaluates=config.compile.evaluation)
 
 
 def _shortage(winners: Sequence[Winner]) -> float:

@@ -41,15 +41,12 @@ def _verdict(found: Preflight) -> str:
         spare = found.slice.chip.memory_bytes - fitting[0].train.needed_bytes
         return f"FITS, with {_gib(spare)} of every chip to spare: {options_of(fitting[0].screened)}"
     if found.winners:
-        winner = found.winners[0]
-        worst = max(
-            (each for each in (winner.train, winner.evaluation) if each),
-            key=lambda each: each.needed_bytes,
-        )
+        worst = found.nearest.largest
         more = worst.needed_bytes - (worst.limit_bytes or found.slice.chip.memory_bytes)
+        plan = f", {found.nearest.screened.plan.words}" if len(found.winners) > 1 else ""
         return (
             f"DOES NOT FIT: the {worst.step} step needs {_gib(worst.needed_bytes)} of every chip, "
-            f"{_gib(more)} too much"
+            f"{_gib(more)} too much{plan}"
         )
     nearest = found.screened[0]
     if nearest.fits:

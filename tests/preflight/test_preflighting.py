@@ -154,6 +154,31 @@ def test_after_a_refusal_only_a_plan_with_more_to_spare_is_compiled(asked, monke
     assert "compiled: v5e:2x4, data 8 x fsdp 1 x tensor 1" in describe(found)
 
 
+@pytest.mark.parametrize("last_fits", [True, False])
+def test_the_plan_with_the_most_to_spare_has_the_last_word(asked, monkeypatch, last_fits):
+    """Each of the first needs 2 GiB more than there is, which the screen cannot foresee."""
+
+    def compile_step(plan, step, *, config, library):
+        is_roomiest = plan.words == roomiest.plan.words
+        needed = (8.0 if last_fits else 16.5) if is_roomiest else 17.75
+        asked.append((plan, step))
+        return compiled(step, needed=needed, fits=is_roomiest and last_fits)
+
+    screened = preflight(compile__winners=0).screened
+    roomiest = max(screened, key=lambda each: each.spare_bytes)
+    monkeypatch.setattr(preflighting, "compile_step", compile_step)
+    found = preflight(compile__evaluation=False)
+    assert found.fits == last_fits
+    words = [plan.words for plan, _ in asked]
+    assert len(set(words)) == len(words) <= 3
+    assert words[-1] == roomiest.plan.words
+    if not last_fits:
+        assert (
+            "DOES NOT FIT: the train step needs 16.50 GiB of every chip, 0.75 GiB too much, "
+            f"{roomiest.plan.words}"
+        ) in describe(found)
+
+
 def test_an_evaluation_step_that_does_not_fit_counts(asked):
     asked.answers["evaluation"] = compiled("evaluation", needed=17.0, fits=False)
     found = preflight()
