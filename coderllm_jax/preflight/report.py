@@ -1,6 +1,7 @@
 """What a preflight found, as a table for people and as JSON for programs.
 
-Bytes are told in GiB (2^30), as chips' memory is; rates in powers of ten.
+Bytes are told in GiB (2^30), as chips' memory is; rates in powers of ten. What is to spare is what
+the larger of the compiled steps leaves: training's, or evaluation's, which may need more.
 """
 
 from __future__ import annotations
@@ -38,8 +39,13 @@ def describe(found: Preflight) -> str:
 def _verdict(found: Preflight) -> str:
     fitting = [winner for winner in found.winners if winner.fits]
     if fitting:
-        spare = found.slice.chip.memory_bytes - fitting[0].train.needed_bytes
-        return f"FITS, with {_gib(spare)} of every chip to spare: {options_of(fitting[0].screened)}"
+        largest = fitting[0].largest
+        spare = found.slice.chip.memory_bytes - largest.needed_bytes
+        step = f" in the {largest.step} step" if largest.step != "train" else ""
+        return (
+            f"FITS, with {_gib(spare)} of every chip to spare{step}: "
+            f"{options_of(fitting[0].screened)}"
+        )
     if found.winners:
         worst = found.nearest.largest
         more = worst.needed_bytes - (worst.limit_bytes or found.slice.chip.memory_bytes)

@@ -110,6 +110,12 @@ def test_the_table_has_memory_work_collectives_bound_and_the_plans_options(asked
         assert part in text, part
 
 
+def test_what_is_to_spare_is_what_the_larger_step_leaves(asked):
+    asked.answers["evaluation"] = compiled("evaluation", needed=15.0)
+    said = "FITS, with 0.75 GiB of every chip to spare in the evaluation step: --config.mesh"
+    assert said in describe(preflight())
+
+
 def test_at_best_and_in_turn_are_told_with_their_mfu(asked):
     found = to_json(preflight())
     bound = found["compiled"][0]["bound"]
