@@ -15,10 +15,12 @@ from typing import NamedTuple
 
 from coderllm_jax.config.preflight import PreflightConfig
 from coderllm_jax.config.training import MeshSection
+from coderllm_jax.errors import ConfigError, ModelError
 from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.preflight.chips import Slice, larger_slices
 from coderllm_jax.preflight.estimate import Estimate, estimate
 from coderllm_jax.preflight.plan import Mesh, Plan, plans, replace_options
+from coderllm_jax.training.step import lora_base
 
 # What the formulas leave out, as a part of the chip's memory: what XLA laid out was up to a ninth
 # more (benchmarks/topologies.md).
@@ -99,12 +101,13 @@ def find_remedies(
 
     shortage: what must be left of a chip then, the compiler having found the screen too hopeful by
     so many bytes. A mesh that was set is given up on other slices, whose chips it may not divide.
+    What training would refuse (a quantized base of a Gemma 4, or of unrolled blocks) is no remedy.
     """
 
     def helps(screened: Screened) -> bool:
         return screened.spare_bytes >= shortage
 
-    singles = list(_single_changes(nearest.plan, architecture))
+    singles = list(_allowed_changes(nearest.plan, architecture))
     found = []
     for changes in (singles, _pairs(singles, architecture)):
         for words, plan in changes:
@@ -146,10 +149,21 @@ def _pairs(
     """Two changes together, of different options, each pair once."""
     names = [words for words, _ in singles]
     for i, (words, changed) in enumerate(singles):
-        for more, both in _single_changes(changed, architecture):
+        for more, both in _allowed_changes(changed, architecture):
             is_other = words.partition("=")[0] != more.partition("=")[0]
             if is_other and more in names[i + 1 :]:
                 yield f"{words} and {more}", both
+
+
+def _allowed_changes(plan: Plan, architecture: Architecture) -> Iterator[tuple[str, Plan]]:
+    """The single changes that training would take, by its own rules."""
+    for words, changed in _single_changes(plan, architecture):
+        try:
+            config = type(changed.config).from_config_dict(changed.config.to_dict())
+            lora_base(config).check(architecture)
+        except (ConfigError, ModelError):
+            continue
+        yield words, changed
 
 
 def _single_changes(plan: Plan, architecture: Architecture) -> Iterator[tuple[str, Plan]]:

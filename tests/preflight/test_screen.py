@@ -161,6 +161,25 @@ def test_remedies_leave_as_much_as_the_compiler_missed():
         assert remedy.screened.spare_bytes >= missing
 
 
+@pytest.mark.parametrize(
+    ("changes", "numbers"),
+    [({}, {"global_head_size": 512}), ({"step__scan_blocks": "off"}, {})],
+    ids=["Gemma 4", "unrolled blocks"],
+)
+def test_a_base_that_training_refuses_is_no_remedy(changes, numbers):
+    config = a_config(model_name="gemma3_27b", data__sequence_length=2048)
+    big = find_architecture("gemma3_27b")
+
+    def words(config, architecture):
+        nearest = screen(config, parse_topology("v5e:2x2"), architecture)[0]
+        return " ".join(each.words for each in find_remedies(config, nearest, architecture))
+
+    assert "lora.base=nf4" in words(config, big)
+    refused = words(replace_options(config, changes), dataclasses.replace(big, **numbers))
+    assert refused
+    assert "lora.base" not in refused
+
+
 def test_plans_that_fit_come_first_and_a_mesh_once_before_its_other_batches():
     config = a_config(model_name="gemma3_4b", data__sequence_length=2048)
     found = screen(config, EIGHT, find_architecture("gemma3_4b"))
