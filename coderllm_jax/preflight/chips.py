@@ -7,7 +7,9 @@ Cloud's names count chips of v5e and v6e, and cores of v5p, which has two on a c
 pages "TPU v5e", "TPU v5p", "TPU v6e" of Cloud TPU's documentation (docs.cloud.google.com/tpu/docs),
 for memory bandwidth, links, shapes; `training.devices` for peak rates. `memory_bytes` is what
 libtpu 0.0.42.1 lets a program have, as it says itself where one is too large: a little less than
-the sheet's.
+the sheet's. Which axes are rings: Austin et al. 2025, "How to Scale Your Model", part 2: an 8x16 of
+v5e wraps around its longer axis, and a v5p wraps around every axis or none, by optical switches
+that only whole cubes have.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ _GIB = 2**30
 class Chip(NamedTuple):
     """One chip. link_bytes_per_s: of one of its links, one way; a dimension has two links.
 
-    shapes: those there are. cube: where every axis is a multiple of it, axes are rings; otherwise
-    they are lines. cores: how many of Cloud's name's count make a chip.
+    shapes: those there are. ring: axes that are a multiple of it are rings, others are lines; where
+    is_switched, all are lines if one is. cores: how many of Cloud's name's count make a chip.
     """
 
     name: str
@@ -35,7 +37,8 @@ class Chip(NamedTuple):
     memory_bytes: int
     memory_bytes_per_s: float
     link_bytes_per_s: float
-    cube: int
+    ring: int
+    is_switched: bool
     cores: int
     shapes: tuple[tuple[int, ...], ...]
 
@@ -61,9 +64,9 @@ _DEEP = (
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v5e", "TPU v5 lite", int(15.75 * _GIB), 819e9, 50e9, 16, 1, _FLAT),
-        Chip("v6e", "TPU v6 lite", int(31.25 * _GIB), 1640e9, 100e9, 16, 1, _FLAT),
-        Chip("v5p", "TPU v5", int(95.74 * _GIB), 2765e9, 100e9, 4, 2, _DEEP),
+        Chip("v5e", "TPU v5 lite", int(15.75 * _GIB), 819e9, 50e9, 16, False, 1, _FLAT),
+        Chip("v6e", "TPU v6 lite", int(31.25 * _GIB), 1640e9, 100e9, 16, False, 1, _FLAT),
+        Chip("v5p", "TPU v5", int(95.74 * _GIB), 2765e9, 100e9, 4, True, 2, _DEEP),
     )
 }
 # What else people call them.
@@ -98,11 +101,17 @@ class Slice(NamedTuple):
     def group_bytes_per_s(self, size: int) -> float:
         """The most that a chip of a group of `size` can take in at one time, in bytes a second.
 
-        As if the group lay along as many axes as it can span, and had all of their links.
+        As if the group lay along as many axes as it can span, rings first, and had all of their
+        links: two of a ring, one of a line.
         """
-        is_ring = all(axis % self.chip.cube == 0 for axis in self.shape)
-        axes = min(sum(axis > 1 for axis in self.shape), int(math.log2(max(size, 2))))
-        return max(axes, 1) * (2 if is_ring else 1) * self.chip.link_bytes_per_s
+        rings = [axis % self.chip.ring == 0 for axis in self.shape]
+        if self.chip.is_switched and not all(rings):
+            rings = [False] * len(rings)
+        links = [
+            2 if is_ring else 1 for axis, is_ring in zip(self.shape, rings, strict=True) if axis > 1
+        ]
+        spanned = sorted(links, reverse=True)[: int(math.log2(max(size, 2)))]
+        return max(sum(spanned), 1) * self.chip.link_bytes_per_s
 
 
 def parse_topology(text: str) -> Slice:

@@ -55,6 +55,15 @@ def test_links_of_rings_count_twice_and_small_groups_span_few_axes():
     assert parse_topology("v5e:1x1").group_bytes_per_s(1) == 50e9
 
 
+def test_an_axis_of_16_is_a_ring_on_flat_chips_whatever_the_other_is():
+    """v5p's rings are made by switches of whole cubes: all axes have them, or none."""
+    assert parse_topology("v5e:16x16").group_bytes_per_s(256) == 4 * 50e9
+    assert parse_topology("v5e:8x16").group_bytes_per_s(128) == 3 * 50e9
+    assert parse_topology("v6e:8x16").group_bytes_per_s(128) == 3 * 100e9
+    assert parse_topology("v5e:8x8").group_bytes_per_s(64) == 2 * 50e9
+    assert parse_topology("v5p:2x2x4").group_bytes_per_s(16) == 3 * 100e9
+
+
 def test_larger_slices_are_larger_and_ones_of_the_same_chip_come_first():
     found = larger_slices(parse_topology("v5e:4x8"))
     memory = parse_topology("v5e:4x8").memory_bytes
