@@ -65,7 +65,7 @@ class PreflightConfig(TrainingConfig):
     topology: str = option(
         "v5e:2x4", "The slice: a chip (v5e, v6e, v5p) and a shape, or Cloud's name for it."
     )
-    json: str = option("", "A file that receives everything that was found.")
+    json: str = option("", "A file that receives everything that was found, once it was printed.")
 
     screen: ScreenSection = section(ScreenSection)
     compile: CompileSection = section(CompileSection)

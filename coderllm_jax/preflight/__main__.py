@@ -7,12 +7,14 @@ missing or gives no answer.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from coderllm_jax import entry
 from coderllm_jax.config.preflight import PreflightConfig
+from coderllm_jax.errors import ConfigError
 
 DOES_NOT_FIT = 3
 # Written without `--config.`, as the question is asked.
@@ -20,7 +22,11 @@ _SHORT = ("topology", "json")
 
 
 def main(config: PreflightConfig) -> int:
-    """Prints the table, writes the JSON file where one is named."""
+    """Prints the table, then writes the JSON file where one is named.
+
+    That there is a place for the file is seen to before anything is compiled.
+    """
+    path = _place(config.json) if config.json else None
     from coderllm_jax.training.devices import prepare_process
 
     prepare_process(platform="cpu", cache_dir=config.model.cache_dir)
@@ -28,12 +34,19 @@ def main(config: PreflightConfig) -> int:
     from coderllm_jax.preflight.report import describe, to_json
 
     found = run_preflight(config, note=entry.Notes())
-    if config.json:
-        path = Path(config.json)
-        path.parent.mkdir(parents=True, exist_ok=True)
+    print(describe(found), flush=True)
+    if path is not None:
         path.write_text(json.dumps(to_json(found), indent=2) + "\n")
-    print(describe(found))
     return 0 if found.fits else DOES_NOT_FIT
+
+
+def _place(name: str) -> Path:
+    """Where the JSON file goes, its folder made; ConfigError where nobody may write it."""
+    path = Path(name).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError(f"json is {name!r}, which cannot be written; name a file of yours")
+    return path
 
 
 def spell_out(argv: Sequence[str]) -> Iterator[str]:

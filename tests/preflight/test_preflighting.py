@@ -13,7 +13,7 @@ from coderllm_jax.config.preflight import PreflightConfig
 from coderllm_jax.entry import resolve_config
 from coderllm_jax.errors import ConfigError, DeviceError, ModelError
 from coderllm_jax.preflight import preflighting
-from coderllm_jax.preflight.__main__ import spell_out
+from coderllm_jax.preflight.__main__ import main, spell_out
 from coderllm_jax.preflight.compiling import Compiled, Memory
 from coderllm_jax.preflight.costs import Collective, Costs
 from coderllm_jax.preflight.plan import Mesh, replace_options
@@ -291,6 +291,41 @@ def test_a_mesh_that_was_set_to_its_default_is_not_searched_for(asked, word):
     assert not found.searches_mesh
     screened = run_preflight(found, note=lambda text: None).screened
     assert {each.plan.mesh for each in screened} == {Mesh(8, 1, 1)}
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """The entry in this process: the screen's answer, its file named by `json`."""
+    monkeypatch.setattr("coderllm_jax.training.devices.prepare_process", lambda **_: None)
+    return lambda json: main(config(compile__winners=0, json=json))
+
+
+@pytest.mark.parametrize("name", ["file/answer.json", "folder"])
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_done(
+    command, monkeypatch, tmp_path, name
+):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(preflighting, "run_preflight", pytest.fail)
+    with pytest.raises((ConfigError, OSError), match=name.partition("/")[0]):
+        command(str(tmp_path / name))
+
+
+def test_the_table_is_printed_though_its_file_is_lost(command, monkeypatch, tmp_path, capsys):
+    def loses_the_folder(*arguments, **more):
+        (tmp_path / "new").rmdir()
+        return run_preflight(*arguments, **more)
+
+    monkeypatch.setattr(preflighting, "run_preflight", loses_the_folder)
+    with pytest.raises(FileNotFoundError):
+        command(str(tmp_path / "new/answer.json"))
+    assert "FITS by the screen" in capsys.readouterr().out
+
+
+def test_a_file_below_home_is_written_there(command, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert command("~/answer.json") == 0
+    assert json.loads((tmp_path / "answer.json").read_text())["fits"]
 
 
 def test_the_command_answers_with_a_code_and_a_file(tmp_path):
