@@ -198,7 +198,8 @@ def help_text(
 
 def _shorter(shorthand: Shorthand) -> str:
     words = f" [{shorthand.words.upper()} ...]" if shorthand.words else ""
-    return "".join(f" [--{name}]" for name in shorthand.switches) + words
+    options = "".join(f" [--{name}=VALUE]" for name in shorthand.options)
+    return "".join(f" [--{name}]" for name in shorthand.switches) + options + words
 
 
 def resolve_config(

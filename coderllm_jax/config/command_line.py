@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -32,10 +32,12 @@ class Shorthand(NamedTuple):
 
     switches: flags that stand for a switch, such as {"update-baseline": "regression.update_..."}.
     words: the option that words without dashes are joined into; empty where there are none.
+    options: those that need no `--config.`, such as {"topology"}: --topology=v5e:2x4.
     """
 
     switches: Mapping[str, str] = {}
     words: str = ""
+    options: Collection[str] = ()
 
 
 class CommandLine(NamedTuple):
@@ -76,8 +78,9 @@ def parse_command_line(
             settings.append(Setting(shorthand.switches[name], True, COMMAND_LINE, f"--{name}"))
         elif name in _OWN:
             own[name].append(_own_value(name, value, words))
-        elif name.startswith(("config.", "noconfig.")):
-            setting = _setting(name, value, words, options)
+        elif name.startswith(("config.", "noconfig.")) or name in shorthand.options:
+            whole = f"config.{name}" if name in shorthand.options else name
+            setting = _setting(whole, value, words, options)
             if isinstance(setting.value, tuple):  # a list may be given item by item
                 setting = setting._replace(value=lists.get(setting.path, ()) + setting.value)
                 lists[setting.path] = setting.value

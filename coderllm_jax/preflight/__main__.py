@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from coderllm_jax import entry
+from coderllm_jax.config.command_line import Shorthand
 from coderllm_jax.config.preflight import PreflightConfig
 from coderllm_jax.errors import ConfigError
 
 DOES_NOT_FIT = 3
 # Written without `--config.`, as the question is asked.
-_SHORT = ("topology", "json")
+SHORTHAND = Shorthand(options=("topology", "json"))
 
 
 def main(config: PreflightConfig) -> int:
@@ -49,13 +48,5 @@ def _place(name: str) -> Path:
     return path
 
 
-def spell_out(argv: Sequence[str]) -> Iterator[str]:
-    """`--topology=X` as `--config.topology=X`, and `--json` likewise."""
-    for word in argv:
-        name = word.lstrip("-").partition("=")[0]
-        is_short = word.startswith("-") and name in _SHORT
-        yield f"--config.{word.lstrip('-')}" if is_short else word
-
-
 if __name__ == "__main__":
-    entry.run(main, PreflightConfig, "configs/lora.py", argv=list(spell_out(sys.argv)))
+    entry.run(main, PreflightConfig, "configs/lora.py", shorthand=SHORTHAND)

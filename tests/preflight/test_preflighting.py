@@ -10,10 +10,10 @@ import sys
 import pytest
 
 from coderllm_jax.config.preflight import PreflightConfig
-from coderllm_jax.entry import resolve_config
+from coderllm_jax.entry import help_text, resolve_config
 from coderllm_jax.errors import ConfigError, DeviceError, ModelError
 from coderllm_jax.preflight import preflighting
-from coderllm_jax.preflight.__main__ import main, spell_out
+from coderllm_jax.preflight.__main__ import SHORTHAND, main
 from coderllm_jax.preflight.compiling import Compiled, Memory
 from coderllm_jax.preflight.costs import Collective, Costs
 from coderllm_jax.preflight.plan import Mesh, replace_options
@@ -227,8 +227,8 @@ def test_what_is_printed_as_a_remedy_may_be_typed_behind_what_was_asked():
 
 
 def _answer(words):
-    argv = list(spell_out(words))
-    config = resolve_config(argv, PreflightConfig, "configs/lora.py", environ={})
+    card = "configs/lora.py"
+    config = resolve_config(words, PreflightConfig, card, environ={}, shorthand=SHORTHAND)
     return run_preflight(config, note=lambda text: None)
 
 
@@ -264,17 +264,14 @@ def test_a_library_that_gives_no_answer_ends_the_command(asked, monkeypatch):
 
 def test_topology_and_json_are_written_without_config():
     words = ["preflight", "--topology=v5p-64", "--json", "a.json", "--config=configs/lora.py"]
-    assert list(spell_out(words)) == [
-        "preflight",
-        "--config.topology=v5p-64",
-        "--config.json",
-        "a.json",
-        "--config=configs/lora.py",
-    ]
-    found = resolve_config(list(spell_out(words)), PreflightConfig, "configs/lora.py", environ={})
+    found = resolve_config(
+        words, PreflightConfig, "configs/lora.py", environ={}, shorthand=SHORTHAND
+    )
     assert (found.topology, found.json) == ("v5p-64", "a.json")
     assert found.searches_batch
     assert found.searches_mesh
+    usage = help_text(PreflightConfig, "configs/lora.py", SHORTHAND)
+    assert "[--topology=VALUE] [--json=VALUE]" in usage
 
 
 def test_what_a_card_or_the_command_line_set_is_not_searched_for():
