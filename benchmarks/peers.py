@@ -479,7 +479,7 @@ column counts tokens before a row first departs from what KerasHub says in float
 
 def report(figures: Mapping[str, Any]) -> str:
     """The Markdown of what `figures` holds: a part that was not measured is left out."""
-    texts = ["# Beside its peers", "`python -m benchmarks.peers`. Gemma 3 270M, LoRA rank 8."]
+    texts = ["# Beside its peers", "`python -m benchmarks.peers`. LoRA rank 8."]
     if "training" in figures:
         part = figures["training"]
         about = part["conditions"]

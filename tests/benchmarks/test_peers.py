@@ -318,6 +318,14 @@ def test_a_failed_peer_is_a_row_with_its_reason():
     assert "## Generation" not in text
 
 
+def test_the_page_names_the_model_that_was_measured_and_no_other():
+    made = figures()
+    made["training"]["conditions"] = CONDITIONS | {"model": "gemma3_1b"}
+    text = peers.report(made)
+    assert "gemma3_1b" in text
+    assert "270M" not in text
+
+
 def test_the_report_shows_both_workloads():
     outcome = Outcome({"ours_auto": generated(1.0)}, {})
     rows = peers.generation_rows(GENERATE_ARMS[:1], outcome)
