@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 from absl import app, flags
 
 from benchmarks.gpu_cells import Cell, rates
+from coderllm_jax.training.devices import rated_flops
 
 _JSON = flags.DEFINE_string("json", "", "Also write the figures to this file.", allow_override=True)
 _LOG = flags.DEFINE_string(
@@ -444,6 +445,8 @@ def summary(arms: Sequence[Arm], found: Mapping[str, Mapping[str, Any]], *, devi
 
 def report(text: str, conditions: Mapping[str, Any]) -> str:
     """The page: when, on what, and the figures."""
+    peak = rated_flops(conditions["device"])
+    over = f"over {peak / 1e12:.0f} TFLOP/s" if peak else "over a peak that is not known here"
     return (
         "# Training on a GPU\n\n"
         f"`python -m benchmarks.gpu` on {conditions['date']}: {conditions['device']}, driver "
@@ -451,7 +454,7 @@ def report(text: str, conditions: Mapping[str, Any]) -> str:
         f"{conditions['rank']} on query and value, bfloat16, random weights, packed rows of "
         "random examples (64 to 1,024 tokens, half of them supervised). Each arm in a process of "
         "its own; median step. MFU: 4 FLOPs for each weight and token (head: supervised token) "
-        "over 989 TFLOP/s; nothing recomputed is counted. Peak memory: the allocator's own "
+        f"{over}; nothing recomputed is counted. Peak memory: the allocator's own "
         f"figure.\n\n```\n{text}\n```\n"
     )
 

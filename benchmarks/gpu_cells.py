@@ -28,6 +28,7 @@ from benchmarks.measure import Counts, count
 from coderllm_jax.data.packing import fill_row
 from coderllm_jax.model.architecture import GEMMA3_270M, Architecture
 from coderllm_jax.records import PackedBatch
+from coderllm_jax.training.devices import rated_flops
 
 # KerasHub's presets gemma3_1b and gemma3_4b_text: 999,885,952 and 3,880,099,328 weights.
 GEMMA3_1B = Architecture(
@@ -79,9 +80,6 @@ MODELS: Mapping[str, Architecture] = {
 }
 _SHORTEST, _LONGEST = 64, 1024
 _FIRST_TOKEN = 16  # those below are control pieces
-
-# Dense bfloat16, by the vendor's datasheets for the SXM parts, by what the driver calls them.
-_PEAKS = {"H100": 989e12, "H200": 989e12}
 
 
 class Cell(NamedTuple):
@@ -170,15 +168,10 @@ def needed_flops(architecture: Architecture, counts: Counts) -> float:
     return 4.0 * (blocks * counts.tokens + head * counts.supervised)
 
 
-def peak_flops(device: str) -> float | None:
-    """Dense bfloat16 FLOP/s of a GPU by its name; None where it is not known."""
-    return next((peak for name, peak in _PEAKS.items() if name in device), None)
-
-
 def rates(timing: Mapping[str, Any], cell: Cell, *, device: str) -> dict[str, Any]:
     """A step's time in tokens and FLOPs."""
     counts = count(packed_batch(cell))
-    seconds, peak = timing["step_s"], peak_flops(device)
+    seconds, peak = timing["step_s"], rated_flops(device)
     flops_per_s = needed_flops(MODELS[cell.model], counts) / seconds
     return {
         "tokens": counts.tokens,

@@ -136,10 +136,14 @@ def peak_flops() -> float | None:
     import jax
 
     kinds = [device.device_kind for device in jax.devices()]
-    for name, rate in PEAK_BF16_FLOPS.items():
-        if re.search(rf"\b{name}\b", kinds[0]):
-            return rate * len(kinds)
-    return None
+    rate = rated_flops(kinds[0])
+    return rate * len(kinds) if rate else None
+
+
+def rated_flops(kind: str) -> float | None:
+    """One device's dense bfloat16 rate by what its driver calls it; None where it is not known."""
+    rates = PEAK_BF16_FLOPS.items()
+    return next((rate for name, rate in rates if re.search(rf"\b{name}\b", kind)), None)
 
 
 def describe_devices() -> dict[str, Any]:

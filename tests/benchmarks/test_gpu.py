@@ -19,7 +19,6 @@ from benchmarks.gpu_cells import (
     Cell,
     needed_flops,
     packed_batch,
-    peak_flops,
     rates,
 )
 from benchmarks.measure import Counts, count
@@ -83,7 +82,21 @@ def test_rates_and_mfu():
     assert found["tokens_per_s"] == 4096
     assert found["mfu"] == pytest.approx(needed_flops(GEMMA3_4B, counts) / 0.5 / 989e12)
     assert rates({"step_s": 0.5}, cell, device="GeForce")["mfu"] is None
-    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+
+
+def test_the_page_names_the_peak_of_the_device_that_was_measured():
+    conditions = dict.fromkeys(("date", "driver", "jax", "torch", "rank"), "")
+    for device, said in (
+        ("NVIDIA H100 80GB HBM3", "over 989 TFLOP/s"),
+        ("NVIDIA H100 PCIe", "over 756 TFLOP/s"),
+        ("GeForce", "over a peak that is not known here"),
+    ):
+        assert said in gpu.report("", conditions | {"device": device})
+    cell = Cell("4b", 1, 2048)
+    found = [
+        rates({"step_s": 0.5}, cell, device=f"NVIDIA {name}") for name in ("H100", "H100 PCIe")
+    ]
+    assert found[1]["mfu"] / found[0]["mfu"] == pytest.approx(989 / 756)
 
 
 def run(step_s=1.0, peak_bytes=1e9):
