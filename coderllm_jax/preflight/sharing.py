@@ -107,6 +107,20 @@ def embedding_bytes(architecture: Architecture, plan: Plan) -> float:
     return _leaf_bytes("embedding", shape, plan) / _parts("embedding", shape, mesh)
 
 
+def summed_bytes(architecture: Architecture, plan: Plan) -> float:
+    """One chip's gradients as they are summed over data and fsdp: whole over fsdp.
+
+    XLA sums them as they leave their product, in the carried format; the embedding's in float32
+    (`model.loss`).
+    """
+    mesh = _abstract(Mesh(1, 1, plan.mesh.tensor))
+    carried = plan.precision.carried.itemsize
+    return sum(
+        (_WIDE if path == "embedding" else carried) * math.prod(shape) / _parts(path, shape, mesh)
+        for path, shape in _trained(architecture, plan)
+    )
+
+
 def _abstract(mesh: Mesh) -> Any:
     return jax.sharding.AbstractMesh(tuple(mesh), MESH_AXES)
 

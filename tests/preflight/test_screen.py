@@ -127,6 +127,33 @@ def test_only_what_is_split_crosses_links():
     assert found[1, 1, 8] == {"all-reduce/tensor"}
 
 
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_gradients_are_summed_whole_once_a_micro_batch(accumulation):
+    steps = {"batch_size": 8, "optimizer__accumulation_steps": accumulation}
+    kernels = 3 * (4 * 32 * 8 * 2 + 2 * 2 * 32 * 8 + 3 * 32 * 64)
+    norms = 3 * (4 * 32 + 2 * 8) + 32
+    # An all-reduce among four; bfloat16, but the embedding's; tensor has half of all but norms.
+    full = 2 * 3 / 4 * (2 * (kernels / 2 + norms) + 4 * 512 * 32 / 2)
+    assert _summed(a_plan(lora__enabled=False, **steps)) == accumulation * full
+    # Among eight, the adapters of query and value: A, which fsdp cuts, and B.
+    lora = 2 * 7 / 8 * 2 * (3 * 4 * 32 * 8 + 3 * 2 * 32 * 8 + 2 * 3 * 8 * 8)
+    assert _summed(a_plan(mesh=(1, 8, 1), **steps)) == accumulation * lora
+    assert _summed(a_plan(mesh=(8, 1, 1), **steps)) == accumulation * lora
+
+
+def test_a_trained_embedding_has_whole_gradients_and_a_frozen_one_has_none():
+    whole = 4 * 512 * 32 / 2  # float32, over tensor
+    for changes, expected in (({"lora__enabled": False}, 4 * whole), ({}, 0)):
+        plan = a_plan(batch_size=8, **changes)
+        found = estimate(TINY, plan, supervised_fraction=0.5)
+        assert found.gradients == held_bytes(TINY, plan).trained + expected
+
+
+def _summed(plan):
+    [found] = [each for each in _collectives(plan) if each.axes == ("data", "fsdp")]
+    return found.bytes
+
+
 def _collectives(plan):
     return estimate(TINY, plan, supervised_fraction=0.5).collectives
 
