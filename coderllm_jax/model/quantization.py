@@ -47,6 +47,7 @@ Base = Literal["float", "int8", "int4", "nf4"]
 BLOCK = 64
 # Shorter blocks than this would have scales that weigh as much as their codes.
 _SHORTEST_BLOCK = 8
+_SCALE_BYTES = 2  # bfloat16
 # The largest level's half step counts: 127.5 rounds into the bucket of 127.
 _BOUNDS = {"int8": 127.5, "int4": 7.5, "nf4": 1.0}
 # Quantiles of a normal distribution, scaled to [-1, 1], with an exact zero (QLoRA, appendix E).
@@ -210,10 +211,17 @@ def block_length(inputs: int) -> int:
     return block
 
 
+def quantized_shapes(shape: tuple[int, ...], base: Base) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Of a kernel of `shape`, or a stack of them: its codes' bytes, and its scales."""
+    *outer, inputs, outputs = shape
+    codes = inputs if base == "int8" else inputs // 2
+    return (*outer, codes, outputs), (*outer, inputs // block_length(inputs), outputs)
+
+
 def quantized_bytes(shape: tuple[int, ...], base: Base) -> int:
     """What a kernel of `shape`, or a stack of them, takes as codes and scales."""
-    weights, block = math.prod(shape), block_length(shape[-2])
-    return weights // (1 if base == "int8" else 2) + 2 * weights // block
+    codes, scales = quantized_shapes(shape, base)
+    return math.prod(codes) + _SCALE_BYTES * math.prod(scales)
 
 
 def _encode(ratio: jax.Array, base: Base) -> jax.Array:

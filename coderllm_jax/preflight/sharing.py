@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from coderllm_jax.config.training import OptimizerSection
 from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.model.lora import adapter_shapes, is_kernel
-from coderllm_jax.model.quantization import quantized_bytes
+from coderllm_jax.model.quantization import quantized_shapes
 from coderllm_jax.model.sharding import MESH_AXES, tree_path, weight_spec
 from coderllm_jax.model.weights import leaf_shapes
 from coderllm_jax.preflight.plan import Mesh, Plan
@@ -52,7 +52,7 @@ def held_bytes(architecture: Architecture, plan: Plan) -> Held:
         # Only what has a variable's shape lies as the variable does.
         moments += size / (_parts(path, shape, mesh) if trained.get(path) == shape else 1)
     frozen = sum(
-        _leaf_bytes(path, shape, plan) / _parts(path, shape, mesh)
+        _share_bytes(path, shape, plan, mesh)
         for path, shape in leaf_shapes(architecture).items()
         if config.lora.enabled
     )
@@ -94,7 +94,7 @@ def sent_block_bytes(architecture: Architecture, plan: Plan) -> float:
     """One layer's kernels as they travel over fsdp: as they are kept."""
     mesh = _abstract(Mesh(1, 1, plan.mesh.tensor))
     return sum(
-        _leaf_bytes(path, shape, plan) / _parts(path, shape, mesh) / shape[0]
+        _share_bytes(path, shape, plan, mesh) / shape[0]
         for path, shape in leaf_shapes(architecture).items()
         if is_kernel(path)
     )
@@ -104,7 +104,7 @@ def embedding_bytes(architecture: Architecture, plan: Plan) -> float:
     """The embedding on one chip, whole over fsdp."""
     mesh = _abstract(Mesh(1, 1, plan.mesh.tensor))
     shape = (architecture.vocabulary, architecture.width)
-    return _leaf_bytes("embedding", shape, plan) / _parts("embedding", shape, mesh)
+    return _share_bytes("embedding", shape, plan, mesh)
 
 
 def summed_bytes(architecture: Architecture, plan: Plan) -> float:
@@ -137,13 +137,18 @@ def _trained(architecture: Architecture, plan: Plan) -> Iterator[tuple[str, tupl
         yield tree_path(path), shape
 
 
-def _leaf_bytes(path: str, shape: tuple[int, ...], plan: Plan) -> float:
-    """All of a weight's bytes, as `training.step` keeps it."""
+def _share_bytes(path: str, shape: tuple[int, ...], plan: Plan, mesh: Any) -> float:
+    """One chip's bytes of a weight, as `training.step` keeps it."""
     base = lora_base(plan.config)
     if not base.is_float and is_kernel(path):
-        return quantized_bytes(shape, base.of(path))
+        # By the same rule, though few scales may not divide where codes do.
+        codes, scales = quantized_shapes(shape, base.of(path))
+        return math.prod(codes) / _parts(path, codes, mesh) + jnp.bfloat16.dtype.itemsize * (
+            math.prod(scales) / _parts(path, scales, mesh)
+        )
     is_wide = "norm" in path or not plan.config.lora.enabled
-    return math.prod(shape) * (_WIDE if is_wide else plan.precision.weights.itemsize)
+    itemsize = _WIDE if is_wide else plan.precision.weights.itemsize
+    return itemsize * math.prod(shape) / _parts(path, shape, mesh)
 
 
 def _parts(path: str, shape: tuple[int, ...], mesh: Any) -> int:
