@@ -35,12 +35,13 @@ What is not known is null, never 0. A line is one write at the file's end, so a 
 lines or, for a moment, the beginning of one; of a line that does not fit on the disk nothing stays.
 A file that would grow past its limit is renamed to NAME.1, the one before to NAME.2, and so on; the
 oldest is dropped. Where that cannot be done, the file goes on growing and it is tried again a
-minute later. Only its owner may read it.
+minute later. Only its owner may read it, and only one server writes it: the file is locked.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import logging
 import os
@@ -48,6 +49,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from coderllm_jax.errors import RunError
 
 _PRIVATE = 0o600
 _RETRY_S = 60.0
@@ -104,10 +107,19 @@ class RequestLog:
         num_kept: int,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Opens or makes it, with its folder. num_kept: rotated files beside the current one."""
+        """Opens or makes it, with its folder; RunError where another server has it.
+
+        num_kept: rotated files beside the current one.
+        """
         self.path = path
         self._max_bytes, self._num_kept, self._now_s = max_bytes, num_kept, now_s
-        self._file, self._size = self._open()
+        try:
+            self._file, self._size = self._open()
+        except BlockingIOError:
+            raise RunError(
+                f"log.path {path} is written by another server; stop it, or give this one a "
+                "log.path of its own"
+            ) from None
         self._rotates_from_s = -float("inf")
 
     def write(self, record: RequestRecord) -> None:
@@ -135,6 +147,17 @@ class RequestLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         file = os.open(self.path, flags, _PRIVATE)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            raise
+        except OSError as error:  # a file system without locks must not forbid serving
+            logging.getLogger(__name__).warning(
+                "%s cannot be locked (%s); give no other server the same log.path",
+                self.path,
+                error.strerror,
+            )
         return file, os.fstat(file).st_size
 
     def _append(self, line: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import fcntl
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from coderllm_jax.errors import RunError
 from coderllm_jax.serving import request_log
 from coderllm_jax.serving.request_log import RequestLog, RequestRecord
 from tests.fakes import FakeClock
@@ -194,3 +196,28 @@ def test_a_line_is_written_whole_or_not_at_all(
     log.close()
     expected = [1, 2, 3] if there_is_room_later else [1, 3]
     assert ids(log.path) == [f"chatcmpl-{number}" for number in expected]
+
+
+def test_two_servers_do_not_share_a_log(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    log = RequestLog(path, max_bytes=10, num_kept=1)
+    for number in range(2):  # the second is in a new file
+        log.write(record(number))
+        with pytest.raises(RunError, match=r"log\.jsonl is written by another server; stop it, or"):
+            RequestLog(path, max_bytes=10, num_kept=1)
+    log.close()
+    RequestLog(path, max_bytes=10, num_kept=1).close()
+
+
+def test_a_file_system_without_locks_does_not_forbid_a_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(file: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    log = RequestLog(tmp_path / "log.jsonl", max_bytes=10, num_kept=1)
+    log.write(record(1))
+    log.close()
+    assert ids(log.path) == ["chatcmpl-1"]
+    assert "cannot be locked (No locks available)" in caplog.text
