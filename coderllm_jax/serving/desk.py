@@ -11,7 +11,7 @@
 A lane is one engine with the arms over it: arms that share weights share the lane, its slots and
 its polls. A request that an answerer refuses, or breaks, ends as that request's error. Where an
 engine itself fails, those it was answering end as errors and it goes on; after three failures in a
-row its lane is given up, and health says so.
+row, with no word of an answer between them, its lane is given up, and health says so.
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ class Desk:
         except Exception as error:  # noqa: BLE001 - requests end as errors, and others go on
             self._fail(lane, error)
             return
-        if deltas:
+        if any(self._is_wanted(delta) for delta in deltas):
             lane.num_failures = 0
         for delta in deltas:
             self._hear(lane, delta)
@@ -281,6 +281,11 @@ class Desk:
                 for query in ticket.queries:
                     if query.id in self._going:
                         self._close(query.id, Answer(query.id, finish="error"))
+
+    def _is_wanted(self, delta: Delta) -> bool:
+        """Whether an engine at work said it: a failed one, too, tells of what was cancelled."""
+        ticket, _ = self._going.get(delta.id, (None, 0))
+        return ticket is not None and ticket.refusal is None
 
     def _hear(self, lane: _OpenLane, delta: Delta) -> None:
         if delta.id not in self._going:  # of a request that was given up

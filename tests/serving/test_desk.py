@@ -192,11 +192,14 @@ def test_before_it_is_open_nothing_is_taken() -> None:
 
 
 class Breaking(FakeAnswerer):
-    """Polls break as often as `breaks` says."""
+    """Polls break as often as `breaks` says; ends by cancelling are told all the same."""
 
     breaks = 0
 
     def poll(self, timeout_s: float = 0.0) -> list[Delta]:
+        if self._untold:
+            told, self._untold = self._untold, []
+            return told
         if self.breaks:
             self.breaks -= 1
             raise RuntimeError("a bug with sk-canary0123456789abcdef in it")
@@ -224,14 +227,31 @@ def test_an_engine_that_keeps_breaking_is_given_up() -> None:
     bench = Bench()
     bench.fake.__class__ = Breaking
     bench.fake.breaks = 99
-    tickets = [bench.ask("x"), bench.ask("y")]
-    bench.run(4)
+    tickets = []
+    for name in "abc":  # a failure each, and what it cancelled is told after it
+        assert not bench.desk.is_broken
+        tickets.append(bench.ask(name))
+        bench.run(4)
     assert bench.desk.is_broken
     assert bench.desk.is_idle
-    assert [ticket.refusal.status for ticket in tickets] == [500, 500]
+    assert [ticket.refusal.status for ticket in tickets] == [500, 500, 500]
     with pytest.raises(Refusal) as caught:
         bench.ask("x")
     assert caught.value.code == "engine_failed"
+
+
+def test_failures_with_answers_between_them_are_not_in_a_row() -> None:
+    bench = Bench()
+    bench.fake.__class__ = Breaking
+    for name in "abc":
+        bench.fake.breaks = 1
+        broken = bench.ask(name)
+        bench.run(4)
+        assert broken.refusal.status == 500
+        whole = bench.ask(f"{name} again")
+        bench.run()
+        assert whole.ended == "stop"
+    assert not bench.desk.is_broken
 
 
 def test_a_bug_in_submit_is_one_request_s(monkeypatch: pytest.MonkeyPatch) -> None:
