@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from coderllm_jax.records import Delta, Query
+from coderllm_jax.records import Delta, Query, TokenLogprob
 from coderllm_jax.serving.desk import Desk
 from coderllm_jax.serving.refusals import Refusal
-from coderllm_jax.serving.tickets import Lane, News, Ticket
+from coderllm_jax.serving.tickets import Lane, News, Progress, Ticket
 from tests.fakes import Chunk, FakeAnswerer, FakeClock, Reply
 
 SAYS_AB = Reply(chunks=(Chunk(1.0, "a"), Chunk(2.0, "b")))
@@ -294,14 +294,13 @@ def test_those_who_come_do_not_hold_up_those_who_are_answered(
 def test_log_probabilities_are_told_once() -> None:
     """What a lane says of a query's progress grows; each piece of news has what is new of it."""
     bench = Bench(Reply(chunks=(Chunk(1.0, "a"), Chunk(2.0, "b"), Chunk(3.0, "c"))))
-    from coderllm_jax.records import TokenLogprob
-    from coderllm_jax.serving.tickets import Progress
-
     tokens = [TokenLogprob(i, -1.0 * i, ()) for i in range(3)]
-    count = iter((1, 2))
-    lane = Lane(
-        {"base": bench.fake}, bench.fake, 2, lambda _: Progress(7, n := next(count), tokens[:n])
-    )
+
+    def progress(query_id: str) -> Progress:
+        count = len(bench.told.get("x", ())) + 1
+        return Progress(7, count, tokens[:count])
+
+    lane = Lane({"base": bench.fake}, bench.fake, 2, progress)
     bench.desk.open([lane])
     poll = bench.fake.poll
 
@@ -323,10 +322,55 @@ def test_log_probabilities_are_told_once() -> None:
     ]
 
 
-def test_a_silent_desk_is_noticed() -> None:
+def test_a_desk_without_a_token_is_silent_however_often_it_turns() -> None:
     bench = Bench(FOR_EVER)
-    assert bench.desk.silent_s() == 0
+    bench.clock.sleep(50)
+    assert bench.desk.silent_s() == 0  # nothing is due
     bench.ask("x")
-    bench.desk.turn()
+    bench.run(2)  # its one token comes after a second
+    assert bench.text("x") == "a"
+    assert bench.desk.silent_s() == 0
+    bench.run(14)
+    assert bench.desk.silent_s() == pytest.approx(7)
+    bench.desk.cancel(bench.ask("y"))  # what is told of its end is no token
+    bench.run(2)
+    assert bench.ends == ["y"]
+    assert bench.desk.silent_s() == pytest.approx(8)
+
+
+def test_a_desk_that_is_stuck_is_silent() -> None:
+    bench = Bench(FOR_EVER)
+    bench.ask("x")  # and its thread never turns again
     bench.clock.sleep(7)
-    assert 6.9 < bench.desk.silent_s() < 8
+    assert bench.desk.silent_s() == pytest.approx(7)
+
+
+def test_a_lane_is_silent_beside_one_that_talks() -> None:
+    clock = FakeClock()
+    silent = FakeAnswerer(clock, FOR_EVER, poll_s=0.5)
+    talks = FakeAnswerer(clock, Reply(chunks=tuple(Chunk(i + 1.0, "a") for i in range(20))))
+    desk = Desk(
+        [Lane({"a": silent}, silent, 1), Lane({"b": talks}, talks, 1)],
+        max_waiting=1,
+        deadline_s=100,
+        now_s=clock.now,
+    )
+    for arm in "ab":
+        desk.submit(arm, arm, [Query.from_question(arm, "?")], lambda ticket, news: None)
+    for _ in range(16):
+        desk.turn()
+    assert desk.silent_s() == pytest.approx(7)
+
+
+def test_a_token_whose_text_is_held_back_is_one() -> None:
+    bench = Bench(FOR_EVER)
+    num_tokens = [0]
+    lane = Lane({"base": bench.fake}, bench.fake, 2, lambda _: Progress(7, num_tokens[0], ()))
+    bench.desk.open([lane])
+    bench.ask("x")
+    for _ in range(16):
+        num_tokens[0] += 1
+        bench.run(1)
+    assert bench.desk.silent_s() == 0
+    bench.run(4)
+    assert bench.desk.silent_s() == pytest.approx(2)
