@@ -20,7 +20,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import logging
-import math
 import queue
 import threading
 import time
@@ -42,7 +41,7 @@ _IDLE_S = 0.5
 _TAKE_IN_S = 0.05
 # What was cancelled at the end is told of within so many rounds.
 _LAST_TURNS = 3
-# Before anything was measured, what a request is taken to need.
+# Before anything was measured, what an answer is taken to need once it has a slot.
 _FIRST_GUESS_S = 2.0
 _LONGEST_RETRY_S = 60.0
 
@@ -66,7 +65,6 @@ class Desk:
         self._lock = threading.Lock()
         self._going: dict[str, tuple[Ticket, int]] = {}  # query id → its ticket and index
         self._is_open = self._is_draining = self._is_stopped = False
-        self._mean_s = _FIRST_GUESS_S
         self._heard: dict[Ticket, list[News]] = collections.defaultdict(list)
         if lanes:
             self.open(lanes)
@@ -170,9 +168,9 @@ class Desk:
         return max((now - lane.moved_s for lane in self._lanes if lane.num_going), default=0.0)
 
     def _retry_after_s(self, lane: _OpenLane) -> float:
-        """When a place should be free: what waits, at the rate at which requests have ended."""
-        rounds = max(1, lane.num_going - lane.lane.num_slots) / lane.lane.num_slots
-        return min(_LONGEST_RETRY_S, max(1.0, math.ceil(rounds) * self._mean_s))
+        """When what waits should have a slot: one is free every mean_s / num_slots."""
+        num_waiting = max(1, lane.num_going - lane.lane.num_slots)
+        return min(_LONGEST_RETRY_S, num_waiting * lane.mean_s / lane.lane.num_slots)
 
     # ------------------------------------------------------------------------ the desk's thread
 
@@ -346,9 +344,10 @@ class Desk:
         """One choice has ended, in whatever way; with the last one, its ticket."""
         ticket, index = self._going.pop(query_id)
         ticket.answers[index] = answer
-        self._free(self._lane_of[ticket.arm])
-        if ticket.refusal is None:
-            self._mean_s += 0.1 * (answer.total_s - self._mean_s)
+        lane = self._lane_of[ticket.arm]
+        self._free(lane)
+        if ticket.refusal is None and answer.num_new_tokens:  # others had no slot
+            lane.mean_s += 0.1 * (answer.finished_s - answer.started_s - lane.mean_s)
         self._end_if_over(ticket)
 
     def _free(self, lane: _OpenLane) -> None:
@@ -374,6 +373,7 @@ class Desk:
 class _OpenLane:
     lane: Lane
     num_going: int = 0
+    mean_s: float = _FIRST_GUESS_S  # that answers have held their slots for
     num_failures: int = 0
     num_tokens: int = 0  # when last it said nothing
     moved_s: float = 0.0  # when last there was a token, or the first was asked for

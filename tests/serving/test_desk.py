@@ -89,7 +89,38 @@ def test_retry_after_grows_with_what_waits() -> None:
         with pytest.raises(Refusal) as caught:
             bench.ask("late")
         waits.append(int(caught.value.headers["retry-after"]))
-    assert waits == [2, 40]  # 2 s a request before any has ended, 1 and 20 rounds of 2 slots
+    assert waits == [1, 40]  # 2 s an answer before any has ended: a slot a second
+
+
+def test_retry_after_is_what_answers_need_and_not_what_they_waited() -> None:
+    """4 s an answer and a slot: 41 of them come at once, and the last waits for 160 s."""
+    slow = Reply(chunks=(Chunk(2.0, "a"), Chunk(4.0, "b")))
+    clock = FakeClock()
+    fakes = [FakeAnswerer(clock, slow, poll_s=0.5), FakeAnswerer(clock, SAYS_AB, poll_s=0.5)]
+    desk = Desk(
+        [Lane({arm: fake}, fake, 1) for arm, fake in zip("ab", fakes, strict=True)],
+        max_waiting=40,
+        deadline_s=1000,
+        now_s=clock.now,
+    )
+
+    def ask(arm: str, count: int) -> None:
+        queries = [Query.from_question(f"{arm}/{clock.now()}/{i}", "?") for i in range(count)]
+        desk.submit(arm, arm, queries, lambda ticket, news: None)
+
+    def retry_after_s(arm: str) -> int:
+        with pytest.raises(Refusal) as caught:
+            ask(arm, 42)
+        return int(caught.value.headers["retry-after"])
+
+    ask("a", 41)
+    assert retry_after_s("a") == 60  # 40 answers of 2 s, as is thought at first: the most said
+    while not desk.is_idle:
+        desk.turn()
+    ask("a", 11)
+    assert retry_after_s("a") in (39, 40)
+    ask("b", 11)
+    assert retry_after_s("b") == 20  # the other engine's answers are not its own
 
 
 def test_a_refused_query_is_its_own_request_s_error() -> None:
