@@ -4,6 +4,7 @@
                                                        │ in the desk's thread
     SIGTERM or Ctrl-C: new requests are turned away (503), those under way end; again: at once
 
+Our own mistakes are told on stderr, with whatever looks like a credential blotted out.
 Heavy imports wait until there is something to serve, so that --help answers at once.
 
 Exit codes: 0 ended by a signal, 1 a mistake that a retry would meet again.
@@ -55,10 +56,11 @@ def serve_plan(
 ) -> int:
     """Listens at once, loads beside it, and returns when a signal, or a mistake, has ended it."""
     from coderllm_jax.serving.app import make_app
+    from coderllm_jax.serving.blotting import blot
     from coderllm_jax.serving.desk import Desk
     from coderllm_jax.serving.service import Service
     from coderllm_jax.web.guard import guarded
-    from coderllm_jax.web.server import HttpServer
+    from coderllm_jax.web.server import HttpServer, show_bugs
 
     desk = Desk(max_waiting=config.limits.max_waiting, deadline_s=config.limits.deadline_s)
     service = Service(
@@ -77,6 +79,7 @@ def serve_plan(
         drain_s=config.limits.drain_s + _END_S,
         on_drain=service.drain,
     )
+    show_bugs(blot)
     print(f"serve: {server.url}", flush=True)
     worker = _Worker(config, plan, service, note, when_failed=server.stop)
     worker.start()

@@ -150,6 +150,51 @@ def test_a_signal_while_it_loads_ends_it(server: Any) -> None:
     assert "Traceback" not in err
 
 
+BUGGY = """
+import dataclasses
+from coderllm_jax import serve
+from coderllm_jax.config.serving import ServingConfig
+from coderllm_jax.serving.arms import Plan
+from coderllm_jax.serving.metrics import Metrics
+
+def have_a_bug(self, accept):
+    raise RuntimeError("a bug with sk-canary0123456789abcdef in it")
+
+Metrics.page = have_a_bug
+serve.load = lambda *parts: None
+config = ServingConfig()
+config = dataclasses.replace(config, port=0, log=dataclasses.replace(config.log, path=""))
+serve.serve_plan(config, Plan(("base",), {}, {}), serve.access_of(config), print)
+"""
+
+
+def test_bugs_are_told_without_what_they_quote_and_junk_is_not_told() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUGGY],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if k != "SERVE_TOKEN"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    try:
+        assert process.stdout is not None
+        url = httpx.URL(process.stdout.readline().removeprefix("serve: ").strip())
+        assert httpx.get(f"{url}metrics").status_code == 500
+        with socket.create_connection((url.host, url.port)) as junk:
+            junk.sendall(b"\x16\x03\x01 this is no HTTP\r\n\r\n")
+            assert junk.recv(100).startswith(b"HTTP/1.1 400")
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+    assert "Traceback" in err
+    assert "a bug with *** in it" in err
+    assert "canary" not in err
+    assert "Invalid HTTP" not in err
+
+
 @pytest.mark.parametrize(
     ("more", "line"),
     [

@@ -20,7 +20,8 @@ _SECRET_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(TOKEN|KEY|SECRET|PASSWORD)")
 @dataclasses.dataclass(frozen=True)
 class RequestLogSection(Section):
     path: str = option(
-        "runs/serving/requests.jsonl", "One JSON line a request; empty: none is written."
+        "runs/serving/requests.jsonl",
+        "One JSON line a request, in a file for each server; empty: none is written.",
     )
     max_bytes: int = option(
         64 * 1024 * 1024, "Size at which a new file is begun.", low=4096, high=2**40

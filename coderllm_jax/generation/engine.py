@@ -4,6 +4,8 @@
 
 One call of `step` hands the device the next token of every slot, and looks at the tokens before it
 while the device works: a request's end is noticed one step late and its slot idles for that step.
+Where a prompt breaks prefill, by the memory it needs for one, `step` raises and the request waits
+as before: whoever serves cancels it, or tries again.
 
 The engine is a plain object without threads: whoever serves owns the loop. Nothing here knows what
 a question is; prompts are token ids, made by `data.prompts`.
@@ -266,9 +268,9 @@ class Engine:
         """Gives free slots to those who wait, as far as that does not hold up the others."""
         room = _PREFILL_TOKENS_A_STEP
         while self._waiting and self._free and (room > 0 or not self._running):
-            completion = self._waiting.popleft()
+            completion, slot = self._waiting[0], self._free[-1]  # theirs only once it has begun
             completion.started_s = time.perf_counter()
-            request, slot = completion.request, self._free.pop()
+            request = completion.request
             known, held = self._known_prefix(request.prompt)
             held = self._prefill(request.prompt[known:-1], held, start=known)
             room -= len(request.prompt) - known
@@ -287,6 +289,8 @@ class Engine:
                     sampling=SamplingArrays.of(request.sampling),
                 ),
             )
+            self._waiting.popleft()
+            self._free.pop()
             self._cancelled.discard(slot)
             stream = TextStream(self.tokenizer, stops=request.stop)
             self._running[slot] = _Running(completion, stream)

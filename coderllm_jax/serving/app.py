@@ -13,6 +13,7 @@ the right status; after it, an error comes as an event. Who may ask is `web.guar
 from __future__ import annotations
 
 import asyncio
+import collections
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -133,6 +134,7 @@ class _EventStream:
         self._exchange, self._reply, self._first, self._leaving = exchange, reply, first, leaving
         self._opened: set[int] = set()
         self._counts: dict[int, tuple[int, int]] = {}
+        self._offsets: dict[int, int] = collections.defaultdict(int)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {
@@ -170,8 +172,14 @@ class _EventStream:
                 events.append(self._reply.opening(news.choice))
             self._counts[news.choice] = (news.num_prompt_tokens, news.num_new_tokens)
             usage = self._usage()
-            if news.text or news.logprobs:
-                events.append(self._reply.piece(news.choice, news.text, news.logprobs, usage=usage))
+            # The server may want log-probabilities, for its log, where the client does not.
+            logprobs = news.logprobs if self._reply.asked.num_alternatives is not None else ()
+            if news.text or logprobs:
+                offset = self._offsets[news.choice]
+                events.append(
+                    self._reply.piece(news.choice, news.text, logprobs, offset=offset, usage=usage)
+                )
+                self._offsets[news.choice] += self._reply.spelled_length(logprobs)
             if news.answer is not None:
                 looks_up = self._exchange.looks_up
                 events.append(

@@ -11,7 +11,8 @@
 A lane is one engine with the arms over it: arms that share weights share the lane, its slots and
 its polls. A request that an answerer refuses, or breaks, ends as that request's error. Where an
 engine itself fails, those it was answering end as errors and it goes on; after three failures in a
-row its lane is given up, and health says so.
+row, with no word of an answer between them, its lane is given up, and health says so. It says so
+too where an engine owes tokens and none comes: turns without one are no sign of life.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import logging
-import math
 import queue
 import threading
 import time
@@ -41,7 +41,7 @@ _IDLE_S = 0.5
 _TAKE_IN_S = 0.05
 # What was cancelled at the end is told of within so many rounds.
 _LAST_TURNS = 3
-# Before anything was measured, what a request is taken to need.
+# Before anything was measured, what an answer is taken to need once it has a slot.
 _FIRST_GUESS_S = 2.0
 _LONGEST_RETRY_S = 60.0
 
@@ -65,9 +65,7 @@ class Desk:
         self._lock = threading.Lock()
         self._going: dict[str, tuple[Ticket, int]] = {}  # query id → its ticket and index
         self._is_open = self._is_draining = self._is_stopped = False
-        self._mean_s = _FIRST_GUESS_S
         self._heard: dict[Ticket, list[News]] = collections.defaultdict(list)
-        self.heartbeat_s = now_s()
         if lanes:
             self.open(lanes)
 
@@ -110,8 +108,10 @@ class Desk:
                     "queue_full",
                     retry_after_s=self._retry_after_s(lane),
                 )
+            now = self._now_s()
+            if not lane.num_going:
+                lane.moved_s = now
             lane.num_going += len(queries)
-        now = self._now_s()
         ticket = Ticket(id, arm, queries, tell, now, now + self._deadline_s)
         self._inbox.put(lambda: self._begin(ticket))
         return ticket
@@ -163,13 +163,14 @@ class Desk:
         return sum(max(0, lane.num_going - lane.lane.num_slots) for lane in self._lanes)
 
     def silent_s(self) -> float:
-        """How long the desk's thread has been at one thing; 0 while it has nothing to do."""
-        return 0.0 if self.is_idle else self._now_s() - self.heartbeat_s
+        """Seconds without a token of the engine that is silent longest, of those that owe one."""
+        now = self._now_s()
+        return max((now - lane.moved_s for lane in self._lanes if lane.num_going), default=0.0)
 
     def _retry_after_s(self, lane: _OpenLane) -> float:
-        """When a place should be free: what waits, at the rate at which requests have ended."""
-        rounds = max(1, lane.num_going - lane.lane.num_slots) / lane.lane.num_slots
-        return min(_LONGEST_RETRY_S, max(1.0, math.ceil(rounds) * self._mean_s))
+        """When what waits should have a slot: one is free every mean_s / num_slots."""
+        num_waiting = max(1, lane.num_going - lane.lane.num_slots)
+        return min(_LONGEST_RETRY_S, num_waiting * lane.mean_s / lane.lane.num_slots)
 
     # ------------------------------------------------------------------------ the desk's thread
 
@@ -188,7 +189,6 @@ class Desk:
         Waits up to `wait_s` for something to come in, where there is nothing else to do.
         """
         self._take_in(wait_s if not self._going else 0.0)
-        self.heartbeat_s = self._now_s()
         self._expire()
         for lane in self._lanes:
             self._poll(lane)
@@ -264,8 +264,15 @@ class Desk:
         except Exception as error:  # noqa: BLE001 - requests end as errors, and others go on
             self._fail(lane, error)
             return
-        if deltas:
+        if any(self._is_wanted(delta) for delta in deltas):
             lane.num_failures = 0
+            lane.moved_s = self._now_s()
+        else:
+            # Text may be held back, as what may be the beginning of a stop text is.
+            num_tokens = self._num_tokens(lane)
+            if num_tokens > lane.num_tokens:
+                lane.moved_s = self._now_s()
+            lane.num_tokens = num_tokens
         for delta in deltas:
             self._hear(lane, delta)
 
@@ -281,6 +288,20 @@ class Desk:
                 for query in ticket.queries:
                     if query.id in self._going:
                         self._close(query.id, Answer(query.id, finish="error"))
+
+    def _is_wanted(self, delta: Delta) -> bool:
+        """Whether an engine at work said it: a failed one, too, tells of what was cancelled."""
+        ticket, _ = self._going.get(delta.id, (None, 0))
+        return ticket is not None and ticket.refusal is None
+
+    def _num_tokens(self, lane: _OpenLane) -> int:
+        """Tokens of all answers that are going on, told or not."""
+        progress = (
+            lane.lane.progress(query_id)
+            for query_id, (ticket, _) in self._going.items()
+            if self._lane_of[ticket.arm] is lane
+        )
+        return sum(found.num_new_tokens for found in progress if found is not None)
 
     def _hear(self, lane: _OpenLane, delta: Delta) -> None:
         if delta.id not in self._going:  # of a request that was given up
@@ -323,9 +344,10 @@ class Desk:
         """One choice has ended, in whatever way; with the last one, its ticket."""
         ticket, index = self._going.pop(query_id)
         ticket.answers[index] = answer
-        self._free(self._lane_of[ticket.arm])
-        if ticket.refusal is None:
-            self._mean_s += 0.1 * (answer.total_s - self._mean_s)
+        lane = self._lane_of[ticket.arm]
+        self._free(lane)
+        if ticket.refusal is None and answer.num_new_tokens:  # others had no slot
+            lane.mean_s += 0.1 * (answer.finished_s - answer.started_s - lane.mean_s)
         self._end_if_over(ticket)
 
     def _free(self, lane: _OpenLane) -> None:
@@ -351,7 +373,10 @@ class Desk:
 class _OpenLane:
     lane: Lane
     num_going: int = 0
+    mean_s: float = _FIRST_GUESS_S  # that answers have held their slots for
     num_failures: int = 0
+    num_tokens: int = 0  # when last it said nothing
+    moved_s: float = 0.0  # when last there was a token, or the first was asked for
     is_broken: bool = False
 
 

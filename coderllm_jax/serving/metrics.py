@@ -1,12 +1,14 @@
 """Figures for Prometheus, under names that users of vLLM and OpenTelemetry know.
 
-vLLM's names with our prefix, so that its dashboards fit after one replacement of `vllm:` by
-`coderllm_` (a colon in a name is kept for recording rules, and promtool refuses it here); its label
-`model_name` is the arm. What OpenTelemetry's conventions for generative AI call the same:
+vLLM's names with `coderllm_` for `vllm:` (a colon in a name is kept for recording rules, and
+promtool refuses it here); its label `model_name` is the arm. Not every panel of its dashboards
+fits: the gauges of running and waiting requests are the server's, without a `model_name`, since
+arms share slots, and there is no kv_cache_usage_perc, since every slot has a cache of its own. What
+OpenTelemetry's conventions for generative AI call the same:
 
 | ours | vLLM | OpenTelemetry |
 | --- | --- | --- |
-| coderllm_num_requests_running, _waiting | vllm:num_requests_running, _waiting | |
+| coderllm_num_requests_running, _waiting | the same, by model_name | |
 | coderllm_time_to_first_token_seconds | the same | gen_ai.server.time_to_first_token |
 | coderllm_time_per_output_token_seconds | the same | gen_ai.server.time_per_output_token |
 | coderllm_e2e_request_latency_seconds | the same | gen_ai.server.request.duration |

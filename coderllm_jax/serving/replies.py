@@ -9,7 +9,8 @@
 
 Beyond OpenAI's own fields: `sources`, the passages that each choice rests on (`[1]` in its text is
 the first), beside the choices of a whole reply and in each choice's last chunk; nothing where the
-model looks nothing up. A token's `bytes` are null where it is part of a character.
+model looks nothing up. A token's `bytes` are null where it is part of a character. In completions,
+`text_offset` counts from the answer's beginning, in every chunk of a stream.
 """
 
 from __future__ import annotations
@@ -75,11 +76,12 @@ class Reply:
         text: str,
         logprobs: Sequence[TokenLogprob],
         *,
+        offset: int = 0,
         usage: Mapping[str, int] | None = None,
     ) -> dict[str, Any]:
-        """More of a choice's text."""
+        """More of a choice's text; offset: `spelled_length` of the tokens before it."""
         said: dict[str, Any] = {"delta": {"content": text}} if self._is_chat else {"text": text}
-        said["logprobs"] = self._logprobs(logprobs)
+        said["logprobs"] = self._logprobs(logprobs, offset=offset)
         return self._chunk(index, said, usage=usage)
 
     def ending(
@@ -141,11 +143,17 @@ class Reply:
 
     # ------------------------------------------------------------------------ log-probabilities
 
-    def _logprobs(self, found: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+    def spelled_length(self, found: Sequence[TokenLogprob]) -> int:
+        """Characters of these tokens, each alone, as text_offset counts; 0 in chat, without it."""
+        return 0 if self._is_chat else sum(len(self.spell(token.token)) for token in found)
+
+    def _logprobs(self, found: Sequence[TokenLogprob], *, offset: int = 0) -> dict[str, Any] | None:
         count = self.asked.num_alternatives
         if count is None:
             return None
-        return self._chat_logprobs(found, count) if self._is_chat else self._lists(found, count)
+        if self._is_chat:
+            return self._chat_logprobs(found, count)
+        return self._lists(found, count, offset=offset)
 
     def _chat_logprobs(self, found: Sequence[TokenLogprob], count: int) -> dict[str, Any]:
         content = []
@@ -154,9 +162,9 @@ class Reply:
             content.append({**self._named(token.token, token.logprob), "top_logprobs": others})
         return {"content": content, "refusal": None}
 
-    def _lists(self, found: Sequence[TokenLogprob], count: int) -> dict[str, Any]:
+    def _lists(self, found: Sequence[TokenLogprob], count: int, *, offset: int) -> dict[str, Any]:
         names = [self._name(token.token) for token in found]
-        offsets, offset = [], 0
+        offsets = []
         for token in found:
             offsets.append(offset)
             offset += len(self.spell(token.token))

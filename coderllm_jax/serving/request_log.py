@@ -32,19 +32,28 @@ r"""One JSON line a request, in a file that is rotated by size: what the monitor
     question, answer   only with log.text; credentials and key-shaped strings blotted out
 
 What is not known is null, never 0. A line is one write at the file's end, so a reader sees whole
-lines or, for a moment, the beginning of one. A file that would grow past its limit is renamed to
-NAME.1, the one before to NAME.2, and so on; the oldest is dropped. Only its owner may read it.
+lines or, for a moment, the beginning of one; of a line that does not fit on the disk nothing stays.
+A file that would grow past its limit is renamed to NAME.1, the one before to NAME.2, and so on; the
+oldest is dropped. Where that cannot be done, the file goes on growing and it is tried again a
+minute later. Only its owner may read it, and only one server writes it: the file is locked.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
+import logging
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from coderllm_jax.errors import RunError
+
 _PRIVATE = 0o600
+_RETRY_S = 60.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,39 +99,92 @@ class RequestRecord:
 class RequestLog:
     """The file. Not for several threads; a write may raise OSError."""
 
-    def __init__(self, path: Path, *, max_bytes: int, num_kept: int) -> None:
-        """Opens or makes it, with its folder. num_kept: rotated files beside the current one."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_bytes: int,
+        num_kept: int,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Opens or makes it, with its folder; RunError where another server has it.
+
+        num_kept: rotated files beside the current one.
+        """
         self.path = path
-        self._max_bytes, self._num_kept = max_bytes, num_kept
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file, self._size = self._open()
+        self._max_bytes, self._num_kept, self._now_s = max_bytes, num_kept, now_s
+        try:
+            self._file, self._size = self._open()
+        except BlockingIOError:
+            raise RunError(
+                f"log.path {path} is written by another server; stop it, or give this one a "
+                "log.path of its own"
+            ) from None
+        self._rotates_from_s = -float("inf")
 
     def write(self, record: RequestRecord) -> None:
         """Adds a line, in a new file where it would not fit into this one."""
         line = record.as_line()
-        if self._size and self._size + len(line) > self._max_bytes:
-            self._rotate()
-        os.write(self._file, line)
-        self._size += len(line)
+        is_full = self._size and self._size + len(line) > self._max_bytes
+        if is_full and self._now_s() >= self._rotates_from_s:
+            try:
+                self._rotate()
+            except OSError as error:
+                self._rotates_from_s = self._now_s() + _RETRY_S
+                logging.getLogger(__name__).warning(
+                    "%s cannot be rotated (%s) and grows past log.max_bytes; tried again in %g s",
+                    self.path,
+                    error.strerror,
+                    _RETRY_S,
+                )
+        self._append(line)
 
     def close(self) -> None:
         """Lets go of the file."""
         os.close(self._file)
 
     def _open(self) -> tuple[int, int]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         file = os.open(self.path, flags, _PRIVATE)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            raise
+        except OSError as error:  # a file system without locks must not forbid serving
+            logging.getLogger(__name__).warning(
+                "%s cannot be locked (%s); give no other server the same log.path",
+                self.path,
+                error.strerror,
+            )
         return file, os.fstat(file).st_size
 
+    def _append(self, line: bytes) -> None:
+        """All of the line or nothing: half of it would spoil the next one too."""
+        num_written = 0
+        try:
+            while num_written < len(line):
+                num_written += os.write(self._file, line[num_written:])
+        except OSError:
+            if num_written:
+                os.ftruncate(self._file, os.fstat(self._file).st_size - num_written)
+            raise
+        self._size += len(line)
+
     def _rotate(self) -> None:
-        os.close(self._file)
+        """The old file is let go of last: whatever fails, there is one to write to."""
         if not self._num_kept:
             self.path.unlink(missing_ok=True)
-        for number in range(self._num_kept, 0, -1):
-            older = self._numbered(number - 1)
-            if older.exists():
-                older.replace(self._numbered(number))
-        self._file, self._size = self._open()
+        # Up to the first name that is free, so that another try after a failure drops nothing.
+        free = 0
+        while free < self._num_kept and self._numbered(free).exists():
+            free += 1
+        for number in range(free, 0, -1):
+            self._numbered(number - 1).replace(self._numbered(number))
+        opened, old = self._open(), self._file
+        self._file, self._size = opened
+        os.close(old)
 
     def _numbered(self, number: int) -> Path:
         return self.path.with_name(f"{self.path.name}.{number}") if number else self.path

@@ -148,26 +148,33 @@ def serve(
     Raises ConfigError where the address cannot be used.
     """
     server = HttpServer(app, host=host, port=port, drain_s=drain_s, on_drain=on_drain)
-    _show_bugs()
+    show_bugs()
     print(f"{name}: {server.url}", flush=True)
     server.run()
 
 
-class _Redacted(logging.Formatter):
-    """A traceback may quote what was configured, or what was sent."""
+def show_bugs(clean: Callable[[str], str] = redact) -> None:
+    """Our own mistakes go to stderr, `clean`ed; that somebody spoke no HTTP is nobody's news.
 
-    def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
-
-
-def _show_bugs() -> None:
-    """Our own mistakes go to stderr; that somebody spoke no HTTP is nobody's news."""
+    For whoever runs an HttpServer as its process's business: loggers are the process's.
+    """
     handler = logging.StreamHandler()
-    handler.setFormatter(_Redacted("%(message)s"))
+    handler.setFormatter(_Clean(clean))
     logger = logging.getLogger("uvicorn.error")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.ERROR)
     logger.propagate = False
+
+
+class _Clean(logging.Formatter):
+    """A traceback may quote what was configured, or what was sent."""
+
+    def __init__(self, clean: Callable[[str], str]) -> None:
+        super().__init__("%(message)s")
+        self._clean = clean
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._clean(super().format(record))
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -183,6 +183,32 @@ def test_a_cancelled_request_frees_its_slot_and_disturbs_nobody():
         assert completions[place].ids == uncached(tuple(PROMPTS[place].tolist()), 20)[0]
 
 
+@pytest.mark.parametrize("half", ["prefill", "start"])
+def test_a_prompt_that_breaks_prefill_keeps_no_slot_and_can_be_cancelled(monkeypatch, half):
+    one = engine(num_slots=2)
+    completions = [one.submit(request) for request in requests(PROMPTS[:4])]
+    one.step()
+    one.cancel("0")  # its slot is what the third gets
+
+    def break_down(*args, **options):
+        raise RuntimeError("RESOURCE_EXHAUSTED")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(program, half, break_down)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"):
+                one.step()
+    assert one.cancel("2")
+    for _ in range(100):  # a slot that is lost would be waited for without end
+        one.step()
+    assert one.is_idle
+    assert [each.finish for each in completions] == ["cancelled", "length", "cancelled", "length"]
+    for place in (1, 3):
+        assert completions[place].ids == uncached(tuple(PROMPTS[place].tolist()), 20)[0]
+    again = one.generate(requests(PROMPTS[:2]))
+    assert [each.finish for each in again] == ["length", "length"]
+
+
 def test_one_program_for_decoding_and_one_for_each_bucket(monkeypatch):
     traces = []
     original = network.apply_block

@@ -212,6 +212,33 @@ def test_completions_continue_texts(client: openai.OpenAI) -> None:
     assert "".join(chunk.choices[0].text for chunk in stream) == answers[0].text
 
 
+def test_offsets_of_a_stream_run_on_as_those_of_the_whole(client: openai.OpenAI) -> None:
+    how: dict[str, Any] = {"model": "base", "prompt": "x", "max_tokens": 8, "logprobs": 1, "n": 2}
+    whole = client.completions.create(**how, **HOT)
+    offsets: list[list[int]] = [[], []]
+    for chunk in client.completions.create(**how, **HOT, stream=True):
+        for choice in chunk.choices:
+            offsets[choice.index] += choice.logprobs.text_offset if choice.logprobs else []
+    assert offsets == [choice.logprobs.text_offset for choice in whole.choices]
+    assert len(set(offsets[0])) > 1
+
+
+def test_who_asks_for_no_logprobs_hears_nothing_of_them(tmp_path: Path) -> None:
+    """The server computes them for its log: tokens that are held back are no chunks."""
+    sampling = Sampling(temperature=1.0, top_p=0.9, seed=7)
+    text = in_process(continues="x", turns=(), sampling=sampling).text
+    with running(folder=tmp_path, keeps_confidence=True) as up:
+        stream = up.client().completions.create(
+            model="base", prompt="x", max_tokens=8, stop=[text[3:5]], stream=True, **HOT
+        )
+        chunks = list(stream)
+        assert lines(up, chunks[0].id)["mean_logprob"] < 0
+    *pieces, end = [chunk.choices[0] for chunk in chunks]
+    assert "".join(piece.text for piece in pieces) == text[: text.index(text[3:5])]
+    assert all(piece.text for piece in pieces)
+    assert end.finish_reason == "stop"
+
+
 def test_logprobs_are_the_engine_s(client: openai.OpenAI) -> None:
     answer = in_process(logprobs=True)
     reply = client.chat.completions.create(

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from coderllm_jax.records import Delta, Query
+from coderllm_jax.records import Delta, Query, TokenLogprob
 from coderllm_jax.serving.desk import Desk
 from coderllm_jax.serving.refusals import Refusal
-from coderllm_jax.serving.tickets import Lane, News, Ticket
+from coderllm_jax.serving.tickets import Lane, News, Progress, Ticket
 from tests.fakes import Chunk, FakeAnswerer, FakeClock, Reply
 
 SAYS_AB = Reply(chunks=(Chunk(1.0, "a"), Chunk(2.0, "b")))
@@ -89,7 +89,38 @@ def test_retry_after_grows_with_what_waits() -> None:
         with pytest.raises(Refusal) as caught:
             bench.ask("late")
         waits.append(int(caught.value.headers["retry-after"]))
-    assert waits == [2, 40]  # 2 s a request before any has ended, 1 and 20 rounds of 2 slots
+    assert waits == [1, 40]  # 2 s an answer before any has ended: a slot a second
+
+
+def test_retry_after_is_what_answers_need_and_not_what_they_waited() -> None:
+    """4 s an answer and a slot: 41 of them come at once, and the last waits for 160 s."""
+    slow = Reply(chunks=(Chunk(2.0, "a"), Chunk(4.0, "b")))
+    clock = FakeClock()
+    fakes = [FakeAnswerer(clock, slow, poll_s=0.5), FakeAnswerer(clock, SAYS_AB, poll_s=0.5)]
+    desk = Desk(
+        [Lane({arm: fake}, fake, 1) for arm, fake in zip("ab", fakes, strict=True)],
+        max_waiting=40,
+        deadline_s=1000,
+        now_s=clock.now,
+    )
+
+    def ask(arm: str, count: int) -> None:
+        queries = [Query.from_question(f"{arm}/{clock.now()}/{i}", "?") for i in range(count)]
+        desk.submit(arm, arm, queries, lambda ticket, news: None)
+
+    def retry_after_s(arm: str) -> int:
+        with pytest.raises(Refusal) as caught:
+            ask(arm, 42)
+        return int(caught.value.headers["retry-after"])
+
+    ask("a", 41)
+    assert retry_after_s("a") == 60  # 40 answers of 2 s, as is thought at first: the most said
+    while not desk.is_idle:
+        desk.turn()
+    ask("a", 11)
+    assert retry_after_s("a") in (39, 40)
+    ask("b", 11)
+    assert retry_after_s("b") == 20  # the other engine's answers are not its own
 
 
 def test_a_refused_query_is_its_own_request_s_error() -> None:
@@ -192,11 +223,14 @@ def test_before_it_is_open_nothing_is_taken() -> None:
 
 
 class Breaking(FakeAnswerer):
-    """Polls break as often as `breaks` says."""
+    """Polls break as often as `breaks` says; ends by cancelling are told all the same."""
 
     breaks = 0
 
     def poll(self, timeout_s: float = 0.0) -> list[Delta]:
+        if self._untold:
+            told, self._untold = self._untold, []
+            return told
         if self.breaks:
             self.breaks -= 1
             raise RuntimeError("a bug with sk-canary0123456789abcdef in it")
@@ -224,14 +258,31 @@ def test_an_engine_that_keeps_breaking_is_given_up() -> None:
     bench = Bench()
     bench.fake.__class__ = Breaking
     bench.fake.breaks = 99
-    tickets = [bench.ask("x"), bench.ask("y")]
-    bench.run(4)
+    tickets = []
+    for name in "abc":  # a failure each, and what it cancelled is told after it
+        assert not bench.desk.is_broken
+        tickets.append(bench.ask(name))
+        bench.run(4)
     assert bench.desk.is_broken
     assert bench.desk.is_idle
-    assert [ticket.refusal.status for ticket in tickets] == [500, 500]
+    assert [ticket.refusal.status for ticket in tickets] == [500, 500, 500]
     with pytest.raises(Refusal) as caught:
         bench.ask("x")
     assert caught.value.code == "engine_failed"
+
+
+def test_failures_with_answers_between_them_are_not_in_a_row() -> None:
+    bench = Bench()
+    bench.fake.__class__ = Breaking
+    for name in "abc":
+        bench.fake.breaks = 1
+        broken = bench.ask(name)
+        bench.run(4)
+        assert broken.refusal.status == 500
+        whole = bench.ask(f"{name} again")
+        bench.run()
+        assert whole.ended == "stop"
+    assert not bench.desk.is_broken
 
 
 def test_a_bug_in_submit_is_one_request_s(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,14 +325,13 @@ def test_those_who_come_do_not_hold_up_those_who_are_answered(
 def test_log_probabilities_are_told_once() -> None:
     """What a lane says of a query's progress grows; each piece of news has what is new of it."""
     bench = Bench(Reply(chunks=(Chunk(1.0, "a"), Chunk(2.0, "b"), Chunk(3.0, "c"))))
-    from coderllm_jax.records import TokenLogprob
-    from coderllm_jax.serving.tickets import Progress
-
     tokens = [TokenLogprob(i, -1.0 * i, ()) for i in range(3)]
-    count = iter((1, 2))
-    lane = Lane(
-        {"base": bench.fake}, bench.fake, 2, lambda _: Progress(7, n := next(count), tokens[:n])
-    )
+
+    def progress(query_id: str) -> Progress:
+        count = len(bench.told.get("x", ())) + 1
+        return Progress(7, count, tokens[:count])
+
+    lane = Lane({"base": bench.fake}, bench.fake, 2, progress)
     bench.desk.open([lane])
     poll = bench.fake.poll
 
@@ -303,10 +353,55 @@ def test_log_probabilities_are_told_once() -> None:
     ]
 
 
-def test_a_silent_desk_is_noticed() -> None:
+def test_a_desk_without_a_token_is_silent_however_often_it_turns() -> None:
     bench = Bench(FOR_EVER)
-    assert bench.desk.silent_s() == 0
+    bench.clock.sleep(50)
+    assert bench.desk.silent_s() == 0  # nothing is due
     bench.ask("x")
-    bench.desk.turn()
+    bench.run(2)  # its one token comes after a second
+    assert bench.text("x") == "a"
+    assert bench.desk.silent_s() == 0
+    bench.run(14)
+    assert bench.desk.silent_s() == pytest.approx(7)
+    bench.desk.cancel(bench.ask("y"))  # what is told of its end is no token
+    bench.run(2)
+    assert bench.ends == ["y"]
+    assert bench.desk.silent_s() == pytest.approx(8)
+
+
+def test_a_desk_that_is_stuck_is_silent() -> None:
+    bench = Bench(FOR_EVER)
+    bench.ask("x")  # and its thread never turns again
     bench.clock.sleep(7)
-    assert 6.9 < bench.desk.silent_s() < 8
+    assert bench.desk.silent_s() == pytest.approx(7)
+
+
+def test_a_lane_is_silent_beside_one_that_talks() -> None:
+    clock = FakeClock()
+    silent = FakeAnswerer(clock, FOR_EVER, poll_s=0.5)
+    talks = FakeAnswerer(clock, Reply(chunks=tuple(Chunk(i + 1.0, "a") for i in range(20))))
+    desk = Desk(
+        [Lane({"a": silent}, silent, 1), Lane({"b": talks}, talks, 1)],
+        max_waiting=1,
+        deadline_s=100,
+        now_s=clock.now,
+    )
+    for arm in "ab":
+        desk.submit(arm, arm, [Query.from_question(arm, "?")], lambda ticket, news: None)
+    for _ in range(16):
+        desk.turn()
+    assert desk.silent_s() == pytest.approx(7)
+
+
+def test_a_token_whose_text_is_held_back_is_one() -> None:
+    bench = Bench(FOR_EVER)
+    num_tokens = [0]
+    lane = Lane({"base": bench.fake}, bench.fake, 2, lambda _: Progress(7, num_tokens[0], ()))
+    bench.desk.open([lane])
+    bench.ask("x")
+    for _ in range(16):
+        num_tokens[0] += 1
+        bench.run(1)
+    assert bench.desk.silent_s() == 0
+    bench.run(4)
+    assert bench.desk.silent_s() == pytest.approx(2)

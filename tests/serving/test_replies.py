@@ -86,6 +86,8 @@ def test_log_probabilities_of_completions() -> None:
         "top_logprobs": [{"a": -0.5, "\u00e4": -1.0}, {"\ufffd": -2.0}],
         "text_offset": [0, 1],
     }
+    later = reply("completion", num_alternatives=2).piece(0, "a", ANSWER.logprobs, offset=7)
+    assert later["choices"][0]["logprobs"]["text_offset"] == [7, 8]
     none = reply("completion", num_alternatives=0).whole([ANSWER], looks_up=False)["choices"][0]
     assert none["logprobs"]["top_logprobs"] is None
 
