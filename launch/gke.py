@@ -16,7 +16,7 @@ from launch.accelerators import Slice, find_slice
 from launch.checkout import check_code, packed
 from launch.commands import Commands
 from launch.errors import LaunchError
-from launch.host_words import cloud_arguments
+from launch.host_words import MOUNT, cloud_arguments
 from launch.jobset import CODE, make_jobset, secret_name
 from launch.settings import Settings
 
@@ -55,7 +55,7 @@ def check(settings: Settings) -> Slice:
     _check_place(settings)
     slice_ = find_slice(settings.cloud.accelerator)
     cloud_arguments(settings, num_hosts=slice_.num_hosts)
-    check_code(settings)
+    check_code(settings, mount=MOUNT)
     return slice_
 
 

@@ -110,6 +110,11 @@ class Settings:
         flag = f"--config.{option}"
         return any(word == flag or word.startswith(f"{flag}=") for word in self.arguments)
 
+    @property
+    def prepares(self) -> bool:
+        """Whether hosts make the default rows: the run does not name its own."""
+        return bool(self.prepare) and not self.has_argument("data.path")
+
 
 def load_settings(path: Path) -> Settings:
     """The file's settings; LaunchError, in one line, for the first thing that is wrong."""

@@ -82,7 +82,7 @@ def check(settings: Settings) -> Slice:
     settings.require("cloud.project", "cloud.zone", "cloud.bucket")
     slice_ = find_slice(settings.cloud.accelerator)
     cloud_arguments(settings, num_hosts=slice_.num_hosts)
-    check_code(settings)
+    check_code(settings, mount=MOUNT)
     return slice_
 
 

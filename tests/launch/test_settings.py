@@ -114,6 +114,39 @@ def test_a_missing_file(capsys: pytest.CaptureFixture[str]) -> None:
             ("configs/tiny.py", "configs/mine.py"),
             "arguments names the card 'configs/mine.py', which git does not know",
         ),
+        (
+            "ssh",
+            ("--config=configs/tiny.py", '--config", "mine.py:slow'),
+            "arguments names the card 'mine.py', which git does not know and which is therefore "
+            "not copied; git add it\n",
+        ),
+        (
+            "ssh",
+            ("--config.steps=3", "--overlay=mine.yaml"),
+            "arguments names the overlay 'mine.yaml', which git does not know",
+        ),
+        (
+            "gke",
+            ("--config.steps=3", "--overlay=/home/me/mine.yaml"),
+            "arguments names the overlay '/home/me/mine.yaml', which git does not know and which "
+            "is therefore not copied; git add it, or copy it into the bucket and name it as it is "
+            "seen: /mnt/coderllm/...\n",
+        ),
+        (
+            "ssh",
+            ('name = "trial"', 'name = "trial"\nprepare = "configs/mine.py"'),
+            "prepare names the card 'configs/mine.py', which git does not know",
+        ),
+        (
+            "tpu-vm",
+            ("--config.steps=3", "--config.data.path=rows.jsonl"),
+            "arguments sets config.data.path to 'rows.jsonl', which git does not know",
+        ),
+        (
+            "tpu-vm",
+            ("--config.steps=3", "--config.data.path=/mnt/coderllm-not/rows.jsonl"),
+            "arguments sets config.data.path to '/mnt/coderllm-not/rows.jsonl', which git does",
+        ),
     ],
 )
 def test_what_a_way_needs_is_asked_for_before_anything_is_run(
@@ -132,6 +165,27 @@ def test_what_a_way_needs_is_asked_for_before_anything_is_run(
     assert said.startswith(f"error: {line}")
     assert said.count("\n") == 1
     assert world.calls == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--config", "./configs/tiny.py"],
+        ["--overlay=/mnt/coderllm/mine.yaml"],
+        ["--config.data.path=/mnt/coderllm/rows"],
+        ["--config.data.path=tfds://mine"],
+        ["--config.data.path=data/"],
+        ["--config.data.path=data/questions.jsonl"],
+        ["--config.data.path", "data/*.jsonl"],
+    ],
+)
+def test_what_travels_or_is_there_already_may_be_named(launch, world, words: list[str]) -> None:
+    assert launch("tpu-vm", "--dry-run", "--", *words) == 0
+
+
+def test_hosts_may_have_absolute_paths_and_rows_of_their_own(launch, world) -> None:
+    own = ["--overlay=/shared/mine.yaml", "--config.data.path=rows.jsonl"]
+    assert launch("ssh", "--dry-run", "--", *own) == 0
 
 
 class TestSecrets:
