@@ -4,9 +4,10 @@
        └─ an earlier launch's ───────────────────┘  ▲                         │
                                                     └── delete, create ◄── preempted
 
-A preempted slice (the queued resource is SUSPENDED, its node PREEMPTED or gone) is asked for anew;
-the run's folder lies in the bucket and the same command goes on. Whatever ends the launch, the
-queued resource is deleted, unless `keep` is set.
+A preempted slice (the queued resource is SUSPENDED, its node PREEMPTED or gone) is asked for anew,
+also where it goes before it was seen to be there, until `wait_hours` are over; the run's folder
+lies in the bucket and the same command goes on. Whatever ends the launch, the queued resource is
+deleted, unless `keep` is set.
 
 The states are those of QueuedResourceState and Node in Cloud TPU's API, version 2.
 """
@@ -40,7 +41,8 @@ _POLL_S = 20.0
 _MAX_FAILED_LOOKS = 30
 # What waiting does not mend.
 _HOPELESS = ("PERMISSION_DENIED", "UNAUTHENTICATED", "auth login", "INVALID_ARGUMENT")
-_OVER = ("FAILED", "SUSPENDING", "SUSPENDED", "DELETING")
+_LOST = ("FAILED", "DELETING")
+_OVER = (*_LOST, "SUSPENDING", "SUSPENDED")
 
 
 class _State(NamedTuple):
@@ -137,7 +139,7 @@ class _Queue:
         self.commands.note(f"waiting for {name} to be ACTIVE")
         seen = ""
         while (state := self._look(pretend="ACTIVE")).name != "ACTIVE":
-            if state.name in ("", *_OVER):
+            if state.name in ("", *_LOST):
                 raise LaunchError(
                     f"{name} is {state.name or 'gone'}{state.reason and f' ({state.reason})'}; "
                     "another zone, accelerator or cloud.spot may be given sooner"
@@ -147,9 +149,13 @@ class _Queue:
                     f"{name} is still {state.name} after {self.settings.tpu_vm.wait_hours:g} "
                     "hours; raise tpu_vm.wait_hours, or name another zone"
                 )
-            if state.name != seen:
+            if state.name == "SUSPENDED":  # it was there between two looks
+                self.commands.note(f"{name} was preempted: asking for it anew")
+                self.delete()
+                self._create()
+            elif state.name != seen:
                 self.commands.note(f"{name} is {state.name}")
-                seen = state.name
+            seen = state.name
             self.commands.sleep(_POLL_S)
 
     def is_lost(self) -> bool:

@@ -162,6 +162,28 @@ def test_a_suspended_resource_of_an_earlier_launch_is_replaced(
     assert verbs(world)[:4] == [DESCRIBE, DESCRIBE, DELETE, CREATE]
 
 
+def test_preempted_between_two_looks_while_it_waits(world: World, launch: Launch) -> None:
+    world.say(DESCRIBE, **MISSING)
+    world.say(DESCRIBE, out=queued("PROVISIONING"))
+    world.say(DESCRIBE, out=queued("SUSPENDING"))  # passes by itself
+    for _ in range(2):
+        world.say(DESCRIBE, out=queued("SUSPENDED"))  # seen, then deleted
+    world.say(DESCRIBE, out=queued("WAITING_FOR_RESOURCES"))
+    world.say(DESCRIBE, out=queued("ACTIVE"))
+    assert launch("tpu-vm") == 0
+    made = [verb for verb in verbs(world) if verb in (CREATE, DELETE)]
+    assert made == [CREATE, DELETE, CREATE, DELETE]
+    assert len(runs(world)) == 2
+
+
+def test_preempted_while_it_waits_until_the_hours_are_over(world, launch, capsys) -> None:
+    world.say(DESCRIBE, **MISSING)
+    world.say(DESCRIBE, out=queued("SUSPENDED"))
+    assert launch("tpu-vm", top="tpu_vm = {wait_hours = 0}") == 1
+    assert "still SUSPENDED after 0 hours" in capsys.readouterr().err
+    assert verbs(world)[-1] == DELETE
+
+
 def test_an_earlier_launchs_slice_is_taken_up(world: World, launch: Launch) -> None:
     world.say(DESCRIBE, out=queued("ACTIVE"))
     assert launch("tpu-vm", top="keep = true") == 0
