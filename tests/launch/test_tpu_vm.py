@@ -295,6 +295,24 @@ def test_a_network_that_is_away_for_a_while(world: World, launch: Launch) -> Non
     assert launch("tpu-vm") == 0
 
 
+def test_after_a_signal_a_network_that_is_away_is_not_waited_for(world, launch, capsys) -> None:
+    told = str(world.folder / "told")
+    world.say(DESCRIBE, **MISSING)
+    world.say(DESCRIBE, out=queued("ACTIVE"))
+    world.say(DESCRIBE, code=1, err="ERROR: connection reset")
+    world.say("host.sh stop")  # before the start
+    world.say("host.sh stop", touch=told)
+    world.say(RUN, code=42, until=told)
+    send_when(lambda: len(runs(world)) == 2, signal.SIGINT)
+    assert launch("tpu-vm") == 1
+    assert verbs(world).count(DESCRIBE) == 2 + 3
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: gcloud cannot describe trial: ERROR: connection reset; ")
+    delete = shlex.split(said.partition("to delete it: ")[2])
+    assert delete[3:6] == [*DELETE.split(), "trial"]
+    assert delete[-1] == "--force"
+
+
 def test_clean_up_deletes_and_nothing_else(world: World, launch: Launch) -> None:
     world.say(DESCRIBE, out=queued("ACTIVE"))
     world.say(DESCRIBE, **MISSING)
