@@ -6,6 +6,9 @@
            1 to 127, but not 42   FailJob: the JobSet fails at once, as in `supervision`
            42, killed, evicted    the Job fails (no retries of its own), the JobSet starts all anew
 
+A preemption is one of the `max_restarts`, which on no other way it is: a rule of JobSet sees why a
+Job failed, and that is one reason for all that is no FailJob, be it 42 or an eviction.
+
 GKE tells pods of a TPU slice who the others are (TPU_WORKER_HOSTNAMES), through the headless
 service that a JobSet makes; the bucket is mounted by the Cloud Storage FUSE driver.
 The fields are those of jobset.x-k8s.io/v1alpha2 and of batch/v1.

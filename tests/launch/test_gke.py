@@ -84,7 +84,8 @@ def test_what_exit_codes_mean() -> None:
     manifest = make_jobset(settings(max_restarts=7), find_slice("v5p-16"))
     spec = manifest["spec"]
     assert spec["failurePolicy"]["maxRestarts"] == 7
-    # A Job that fails by its pods' policy fails the JobSet; any other failure restarts it.
+    # A Job that fails by its pods' policy fails the JobSet; any other failure restarts it, and
+    # counts, as settings.toml says of preemptions: no rule ignores maxRestarts.
     (rule,) = spec["failurePolicy"]["rules"]
     assert (rule["action"], rule["onJobFailureReasons"]) == ("FailJobSet", ["PodFailurePolicy"])
     job = spec["replicatedJobs"][0]["template"]["spec"]
