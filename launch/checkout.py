@@ -31,13 +31,16 @@ _ROWS = ("config.data.path", "config.data.evaluation_path")
 
 
 def list_files(root: Path = ROOT) -> list[str]:
-    """Paths that git tracks and that are there; LaunchError outside of a checkout."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z"],  # noqa: S607 - the user's own git
-        cwd=root,
-        capture_output=True,
-        check=False,
-    )
+    """Paths that git tracks and that are there; LaunchError without a checkout or without git."""
+    try:
+        listed = subprocess.run(
+            ["git", "ls-files", "-z"],  # noqa: S607 - the user's own git
+            cwd=root,
+            capture_output=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise LaunchError("there is no git on PATH; install it, or mend PATH") from None
     if listed.returncode:
         raise LaunchError(
             f"{root} is no checkout of git, whose files could be copied; launch from one"

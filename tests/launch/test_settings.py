@@ -48,6 +48,14 @@ def test_the_shipped_file_shows_every_setting_with_its_default() -> None:
         ("[cloud]\nbucket = 'my-bucket'", "cloud.bucket is 'my-bucket'; expected gs://BUCKET"),
         ("[ssh]\nplatform = 'gpu'", "ssh.platform is 'gpu'; expected auto, cpu, cuda or tpu"),
         ("[tpu_vm]\nwait_hours = 'long'", "tpu_vm.wait_hours is 'long'; expected a number"),
+        ("[tpu_vm]\nwait_hours = -1", "tpu_vm.wait_hours is -1.0; expected at least 0"),
+        ("[tpu_vm]\nwait_hours = nan", "tpu_vm.wait_hours is nan; expected at least 0"),
+        ("[ssh]\nport = 123550", "ssh.port is 123550; expected at most 65535"),
+        (
+            "[ssh]\nfolder = '~/x'",
+            "ssh.folder is '~/x'; no shell expands ~ there: write it whole, or seen from the home",
+        ),
+        ("[slurm]\npython = '~/v/bin/python'", "slurm.python is '~/v/bin/python'; no shell"),
         ("name = ", "is no TOML"),
     ],
 )
@@ -207,6 +215,15 @@ class TestSecrets:
             check_secrets(path)
         assert f"{path}:4: expected NAME=value" in str(raised.value)
         assert "canary" not in str(raised.value)
+
+    def test_a_file_that_is_no_text(self, tmp_path: Path) -> None:
+        path = tmp_path / "secrets.env"
+        path.write_bytes(b"HF_TOKEN=hf_\xff\n")
+        path.chmod(0o600)
+        with pytest.raises(
+            LaunchError, match=r"secrets.env: is no text in UTF-8; save it as such$"
+        ):
+            check_secrets(path)
 
     def test_its_path_is_where_the_user_means(self, tmp_path: Path, monkeypatch) -> None:
         """No shell expands `~` for gcloud and kubectl, and the launch works in the checkout."""
