@@ -11,6 +11,8 @@
                 ResumableError     → "interrupted: ..." on stderr, exit 42: run it again
                 KeyboardInterrupt  → exit 130
 
+The code stands where nobody reads stderr any more, as after a lost connection: see `may_be_unread`.
+
 A card is a Python file with `get_config()` that returns an edited `create_default()`. Cards are
 programs: running one is running its author's code. Sources of values lie one over the other in
 `resolve_config` and nowhere else; what each source may say is in `config.layers`.
@@ -31,7 +33,7 @@ import traceback
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
 import ml_collections
 from absl import flags, logging
@@ -104,9 +106,24 @@ def run(
         line, code = f"interrupted: {error}", RESUMABLE
     except KeyboardInterrupt:
         line, code = "interrupted", 130
-    if line:
-        print(redact(_one_line(line)), file=sys.stderr)
+    with may_be_unread(sys.stderr):
+        if line:
+            print(redact(_one_line(line)), file=sys.stderr)
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def may_be_unread(stream: TextIO) -> Iterator[None]:
+    """What the block prints to `stream` may get lost: its reader, a connection, may be gone.
+
+    Python keeps what it could not write, tries again as it ends, and then exits with 120 whatever
+    the code was; so a stream that fails leads nowhere from then on.
+    """
+    try:
+        yield
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Notes:

@@ -68,29 +68,31 @@ def main(config: TrainingConfig) -> int:
     """Trains and says in a few lines how it went.
 
     Returns 0 where the run is finished or was stopped on purpose, 42 where a signal interrupted it
-    and the same command goes on, 1 where it diverged.
+    and the same command goes on, 1 where it diverged: also where nobody reads what it says.
     """
     result = train_model(config)
     from coderllm_jax.training.distributed import is_first
 
     status = result.summary["status"]
     if status == "interrupted":
-        with contextlib.suppress(OSError):  # the terminal may be gone; the exit code stands
+        with entry.may_be_unread(sys.stderr):
             print(
                 f"interrupted: {result.workdir} is saved at step {result.summary['steps']}; "
                 "the same command goes on",
                 file=sys.stderr,
-                flush=True,
             )
         return 42
     if is_first():
         from coderllm_jax.reporting.training_text import describe_run
 
-        if result.was_finished:
-            print(f"{result.workdir} is finished and left as it is; raise steps or epochs to go on")
-        print(describe_run(result.workdir))
+        with entry.may_be_unread(sys.stdout):
+            if result.was_finished:
+                kept = "is finished and left as it is; raise steps or epochs to go on"
+                print(f"{result.workdir} {kept}")
+            print(describe_run(result.workdir))
     if status == "diverged":
-        print(f"error: {describe_failure(result)}", file=sys.stderr)
+        with entry.may_be_unread(sys.stderr):
+            print(f"error: {describe_failure(result)}", file=sys.stderr)
         return 1
     return 0
 

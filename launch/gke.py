@@ -8,15 +8,17 @@ What fails and what is started again is the cluster's business, see `jobset`.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from launch.accelerators import Slice, find_slice
 from launch.checkout import check_code, packed
 from launch.commands import Commands
 from launch.errors import LaunchError
-from launch.host_words import cloud_arguments
+from launch.host_words import MOUNT, cloud_arguments
 from launch.jobset import CODE, make_jobset, secret_name
 from launch.settings import Settings
 
@@ -55,7 +57,7 @@ def check(settings: Settings) -> Slice:
     _check_place(settings)
     slice_ = find_slice(settings.cloud.accelerator)
     cloud_arguments(settings, num_hosts=slice_.num_hosts)
-    check_code(settings)
+    check_code(settings, mount=MOUNT)
     return slice_
 
 
@@ -101,13 +103,20 @@ def _make(settings: Settings, slice_: Slice, commands: Commands) -> None:
             _kubectl(settings, "create", "secret", "generic", name, source),
             "making the secrets",
         )
-    manifest = json.dumps(make_jobset(settings, slice_), indent=2)
+    manifest = _write(make_jobset(settings, slice_))
     commands.must(_kubectl(settings, "apply", "--filename=-"), "making the JobSet", stdin=manifest)
     pod = (
         f"jobset.sigs.k8s.io/jobset-name={settings.name},batch.kubernetes.io/job-completion-index=0"
     )
     logs = _kubectl(settings, "logs", "--follow", f"--selector={pod}", "--container=run")
     commands.note(f"to see what it says: {shlex.join(logs)}")
+
+
+def _write(manifest: dict[str, Any]) -> str:
+    """As JSON for people: over many lines, but a list of numbers on one."""
+    text = json.dumps(manifest, indent=2)
+    # No text in JSON has the end of a line in it, so this is none.
+    return re.sub(r"\[\n[\d,\s]+\]", lambda found: " ".join(found[0].split()), text)
 
 
 def _wait(settings: Settings, commands: Commands) -> int:

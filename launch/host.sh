@@ -9,7 +9,7 @@
 #   host.sh stop STATE                      SIGTERM, and back when the process is gone
 #   host.sh result STATE                    prints running, the last exit code, or none
 #   host.sh receive STATE                   keeps its standard input as the run's secrets, mode 600
-#   host.sh clean STATE                     forgets all of this
+#   host.sh clean STATE                     stops what still runs, and forgets all of this
 #
 # STATE is a name: ~/.local/state/coderllm_launch/STATE/ holds `pids` (ours, Python's) while a
 # process runs, and `code` once it is over. It outlives the connection, which a laptop may lose.
@@ -174,6 +174,9 @@ case $verb in
     mkdir -p "$state"
     cat >"$state/secrets"
     ;;
-  clean) rm -rf "$state" ;;
+  clean)
+    stop  # what lost its connection still runs, and nobody could find it without `pids`
+    rm -rf "$state"
+    ;;
   *) fail "host.sh has no verb $verb; see the top of launch/host.sh" ;;
 esac

@@ -14,7 +14,7 @@ MOUNT = "/mnt/coderllm"
 
 def install_words(settings: Settings, platform: str) -> list[str]:
     """Makes the environment, and the default rows where the run does not name its own."""
-    card = [] if settings.has_argument("data.path") or not settings.prepare else [settings.prepare]
+    card = [settings.prepare] if settings.prepares else []
     return ["bash", "launch/host.sh", "install", platform, *card]
 
 

@@ -1,8 +1,10 @@
 """Plain machines with ssh: a list of hosts, the first of which coordinates.
 
-    a, b ──► copy the code and install (unless `installed`) ──► run on both ──► forget the secrets
+    a, b ──► copy the code and install (unless `installed`) ──► run on both ──► stop and forget
 
-All hosts must see the run's folder (`--config.workdir`) under one path, on a shared file system.
+However the launch ends, whatever still runs on a host that answers is stopped, and the secrets and
+the run's state are removed from it. All hosts must see the run's folder (`--config.workdir`) under
+one path, on a shared file system.
 """
 
 from __future__ import annotations

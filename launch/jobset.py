@@ -2,9 +2,12 @@
 
     JobSet (restarted as a whole, max_restarts times)
       └─ Job "run": a pod a host, indexed
-           exit code 0          done
-           exit code 1 (to 41)  FailJob: the JobSet fails at once
-           42, killed, evicted  the Job fails (no retries of its own), the JobSet starts all anew
+           exit code 0            done
+           1 to 127, but not 42   FailJob: the JobSet fails at once, as in `supervision`
+           42, killed, evicted    the Job fails (no retries of its own), the JobSet starts all anew
+
+A preemption is one of the `max_restarts`, which on no other way it is: a rule of JobSet sees why a
+Job failed, and that is one reason for all that is no FailJob, be it 42 or an eviction.
 
 GKE tells pods of a TPU slice who the others are (TPU_WORKER_HOSTNAMES), through the headless
 service that a JobSet makes; the bucket is mounted by the Cloud Storage FUSE driver.
@@ -19,12 +22,13 @@ from typing import Any
 from launch.accelerators import Slice
 from launch.host_words import MOUNT, cloud_arguments, install_words, run_words
 from launch.settings import Settings
+from launch.supervision import KILLED, RESUMABLE
 
 # Of the bucket's folder, as the pods see it.
 CODE = "launch/{name}/code.tar.gz"
 _FOLDER = "/opt/coderllm_jax"
-# What ends a run for good: user mistakes, Python's and the shell's own complaints.
-_FINAL_CODES = [1, 2, 3, 126, 127]
+# What ends a run for good, whoever says it: the run, Python, the shell, the installation.
+_FINAL_CODES = [code for code in range(1, KILLED) if code != RESUMABLE]
 # Longer than checkpoint.grace_period_s. Nodes that are preempted give 15 seconds all the same.
 _GRACE_PERIOD_S = 40
 

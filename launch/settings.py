@@ -2,8 +2,9 @@
 
     settings.toml ──► load_settings(path) ──► Settings(name, arguments, ..., cloud, gke, ssh, slurm)
 
-Every value is checked when the file is read: a key that does not exist, a wrong type. What only one
-way of launching needs (a project, hosts) is asked for by `require` when that way is taken.
+Every value is checked when the file is read: a key that does not exist, a wrong type, a number out
+of range, a `~` that nothing expands. What only one way of launching needs (a project, hosts) is
+asked for by `require` when that way is taken.
 """
 
 from __future__ import annotations
@@ -110,6 +111,11 @@ class Settings:
         flag = f"--config.{option}"
         return any(word == flag or word.startswith(f"{flag}=") for word in self.arguments)
 
+    @property
+    def prepares(self) -> bool:
+        """Whether hosts make the default rows: the run does not name its own."""
+        return bool(self.prepare) and not self.has_argument("data.path")
+
 
 def load_settings(path: Path) -> Settings:
     """The file's settings; LaunchError, in one line, for the first thing that is wrong."""
@@ -190,15 +196,28 @@ def _check(settings: Settings) -> None:
         raise LaunchError(
             f"ssh.platform is {settings.ssh.platform!r}; expected auto, cpu, cuda or tpu"
         )
-    lows = {
-        "max_restarts": (settings.max_restarts, 0),
-        "slurm.nodes": (settings.slurm.nodes, 1),
-        "slurm.tasks_per_node": (settings.slurm.tasks_per_node, 1),
-        "ssh.port": (settings.ssh.port, 1),
+    ranges = {
+        "max_restarts": (settings.max_restarts, 0, None),
+        "slurm.nodes": (settings.slurm.nodes, 1, None),
+        "slurm.tasks_per_node": (settings.slurm.tasks_per_node, 1, None),
+        "ssh.port": (settings.ssh.port, 1, 65535),
+        "tpu_vm.wait_hours": (settings.tpu_vm.wait_hours, 0, None),
     }
-    for path, (value, low) in lows.items():
-        if value < low:
+    for path, (value, low, high) in ranges.items():
+        if not value >= low:  # nan is no number of hours either
             raise LaunchError(f"{path} is {value}; expected at least {low}")
+        if high is not None and value > high:
+            raise LaunchError(f"{path} is {value}; expected at most {high}")
+    paths = {
+        "ssh.folder": (settings.ssh.folder, "the home folder"),
+        "ssh.python": (settings.ssh.python, "ssh.folder"),
+        "slurm.python": (settings.slurm.python, "the checkout"),
+    }
+    for name, (path, base) in paths.items():
+        if path.startswith("~"):
+            raise LaunchError(
+                f"{name} is {path!r}; no shell expands ~ there: write it whole, or seen from {base}"
+            )
     if settings.secrets_file:
         check_secrets(Path(settings.secrets_file))
 
@@ -212,6 +231,8 @@ def check_secrets(path: Path) -> None:
         raise LaunchError(
             f'secrets_file {path}: {error.strerror}; make it, mode 600, or set it to ""'
         ) from None
+    except UnicodeDecodeError:  # which would say what is in it
+        raise LaunchError(f"secrets_file {path}: is no text in UTF-8; save it as such") from None
     if stat.S_IMODE(status.st_mode) & 0o077 or status.st_uid != os.getuid():
         raise LaunchError(f"secrets_file {path} may be read by others; chmod 600 {path}")
     for number, line in enumerate(lines, 1):

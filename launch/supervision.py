@@ -21,7 +21,7 @@ from launch.commands import Commands, Words
 from launch.errors import LaunchError
 
 RESUMABLE = 42
-_KILLED = 128
+KILLED = 128
 _PAUSE_S = 5.0
 
 
@@ -68,7 +68,7 @@ def supervise(
 
 def decide(codes: Sequence[int]) -> int:
     """One exit code for all processes."""
-    final = [code for code in codes if code not in (0, RESUMABLE) and code < _KILLED]
+    final = [code for code in codes if code not in (0, RESUMABLE) and code < KILLED]
     if final:
         return final[0]
     return RESUMABLE if any(codes) else 0
@@ -91,4 +91,4 @@ def _attempt(commands: Commands, processes: Processes) -> int:
 
 def _ask_for_code(commands: Commands, words: Words) -> int:
     lines = commands.ask(words).out.split()
-    return int(lines[-1]) if lines and lines[-1].isdecimal() else _KILLED + 127
+    return int(lines[-1]) if lines and lines[-1].isdecimal() else KILLED + 127

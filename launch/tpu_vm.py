@@ -4,15 +4,18 @@
        └─ an earlier launch's ───────────────────┘  ▲                         │
                                                     └── delete, create ◄── preempted
 
-A preempted slice (the queued resource is SUSPENDED, its node PREEMPTED or gone) is asked for anew;
-the run's folder lies in the bucket and the same command goes on. Whatever ends the launch, the
-queued resource is deleted, unless `keep` is set.
+A preempted slice (the queued resource is SUSPENDED, its node PREEMPTED or gone) is asked for anew,
+also where it goes before it was seen to be there, until `wait_hours` are over; the run's folder
+lies in the bucket and the same command goes on. Whatever ends the launch, the queued resource is
+deleted, unless `keep` is set; after a signal a gcloud that cannot look is asked a few times only,
+and the error says the command that deletes.
 
 The states are those of QueuedResourceState and Node in Cloud TPU's API, version 2.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 import time
@@ -38,9 +41,12 @@ _CODE, _SECRETS = "coderllm-code.tar.gz", "coderllm-secrets"
 _POLL_S = 20.0
 # Network troubles of a laptop are no reason to give a slice back.
 _MAX_FAILED_LOOKS = 30
+# Whoever has sent a signal waits for the end, and can delete it by hand.
+_MAX_FAILED_LOOKS_AFTER_A_SIGNAL = 3
 # What waiting does not mend.
 _HOPELESS = ("PERMISSION_DENIED", "UNAUTHENTICATED", "auth login", "INVALID_ARGUMENT")
-_OVER = ("FAILED", "SUSPENDING", "SUSPENDED", "DELETING")
+_LOST = ("FAILED", "DELETING")
+_OVER = (*_LOST, "SUSPENDING", "SUSPENDED")
 
 
 class _State(NamedTuple):
@@ -82,7 +88,7 @@ def check(settings: Settings) -> Slice:
     settings.require("cloud.project", "cloud.zone", "cloud.bucket")
     slice_ = find_slice(settings.cloud.accelerator)
     cloud_arguments(settings, num_hosts=slice_.num_hosts)
-    check_code(settings)
+    check_code(settings, mount=MOUNT)
     return slice_
 
 
@@ -137,7 +143,7 @@ class _Queue:
         self.commands.note(f"waiting for {name} to be ACTIVE")
         seen = ""
         while (state := self._look(pretend="ACTIVE")).name != "ACTIVE":
-            if state.name in ("", *_OVER):
+            if state.name in ("", *_LOST):
                 raise LaunchError(
                     f"{name} is {state.name or 'gone'}{state.reason and f' ({state.reason})'}; "
                     "another zone, accelerator or cloud.spot may be given sooner"
@@ -147,9 +153,13 @@ class _Queue:
                     f"{name} is still {state.name} after {self.settings.tpu_vm.wait_hours:g} "
                     "hours; raise tpu_vm.wait_hours, or name another zone"
                 )
-            if state.name != seen:
+            if state.name == "SUSPENDED":  # it was there between two looks
+                self.commands.note(f"{name} was preempted: asking for it anew")
+                self.delete()
+                self._create()
+            elif state.name != seen:
                 self.commands.note(f"{name} is {state.name}")
-                seen = state.name
+            seen = state.name
             self.commands.sleep(_POLL_S)
 
     def is_lost(self) -> bool:
@@ -161,11 +171,15 @@ class _Queue:
 
     def delete(self) -> None:
         """Gives everything back; LaunchError, with the command to give by hand, where it stays."""
-        pretend = "ACTIVE"
-        if not self._look(pretend=pretend).name:
-            return
         # Nodes first, then the request.
         words = self.words("queued-resources", "delete", self.settings.name, options=("--force",))
+        try:
+            if not self._look(pretend="ACTIVE").name:
+                return
+        except LaunchError as error:
+            raise LaunchError(
+                f"{error}; until then it may be there and cost; to delete it: {shlex.join(words)}"
+            ) from None
         if self.commands.run(words):
             raise LaunchError(
                 f"{self.settings.name} could not be deleted and goes on to cost; its reason is "
@@ -199,13 +213,15 @@ class _Queue:
     def _describe(self, kind: str, *, pretend: dict[str, Any]) -> dict[str, Any] | None:
         """What gcloud knows of it; None where there is no such thing."""
         words = self.words(kind, "describe", self.settings.name, options=("--format=json",))
-        for _ in range(_MAX_FAILED_LOOKS):
+        for look in itertools.count(1):
             reply = self.commands.ask(words, pretend=json.dumps(pretend))
             if not reply.code:
                 return json.loads(reply.out or "{}")
             if "NOT_FOUND" in reply.err:
                 return None
-            if any(word in reply.err for word in _HOPELESS):
+            stopping = self.commands.received
+            most = _MAX_FAILED_LOOKS_AFTER_A_SIGNAL if stopping else _MAX_FAILED_LOOKS
+            if look >= most or any(word in reply.err for word in _HOPELESS):
                 break
             self.commands.note(f"gcloud cannot look at {self.settings.name}; trying again")
             self.commands.sleep(_POLL_S)

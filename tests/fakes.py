@@ -5,6 +5,7 @@
     FakeClock          time that passes only when somebody waits
     FakeNvml           pynvml with a card in it, some of whose figures a driver may not expose
     FakeTpuInfo        tpu_info with chips whose metrics service answers, fails or hangs
+    run_unread         a program whose output and errors have lost their reader
 
 A script is a Reply a request, in order; the last one goes on for ever. The chunks of a reply are
 (seconds after its service began, text, tokens):
@@ -22,7 +23,10 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 import types
@@ -616,3 +620,15 @@ class FakeTpuInfo:
         return types.SimpleNamespace(
             device_id=index, memory_usage=4 << 30, total_memory=16 << 30, duty_cycle_pct=87.5
         )
+
+
+def run_unread(program: str) -> int:
+    """The exit code of a Python program whose output and errors nobody reads."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write) as pipe:
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, stdout=pipe, stderr=pipe, check=False
+        )
+    return done.returncode

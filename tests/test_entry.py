@@ -18,6 +18,7 @@ from coderllm_jax import entry
 from coderllm_jax.config.schema import Config, Section, option, section
 from coderllm_jax.config.training import LORA_TARGETS, TrainingConfig
 from coderllm_jax.errors import ConfigError, DataError, ResumableError, UserError
+from tests.fakes import run_unread
 
 NO_CARD = "configs/there_is_no_such_card.py"
 
@@ -251,6 +252,18 @@ def test_an_error_of_the_system_without_a_path_is_ours():
 
     with pytest.raises(OSError, match="Bad file"):
         entry.run(fail, TrainingConfig, NO_CARD, argv=["train"])
+
+
+@pytest.mark.parametrize("code", [0, 42])
+def test_a_reader_of_stderr_that_is_gone_does_not_change_the_code(code):
+    """As after a lost connection; Python on its own exits with 120."""
+    program = (
+        "from coderllm_jax import entry\n"
+        "from coderllm_jax.config.training import TrainingConfig\n"
+        f"main = lambda config: entry.Notes()('x') or {code}\n"
+        "entry.run(main, TrainingConfig, '', argv=['train'])"
+    )
+    assert run_unread(program) == code
 
 
 def test_what_a_retry_may_mend_is_no_mistake_of_the_user():

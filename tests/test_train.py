@@ -27,6 +27,7 @@ from coderllm_jax.train import find_evaluation_items
 from coderllm_jax.training.adapter import load_adapter
 from coderllm_jax.training.run_folder import RunFolder, read_json
 from tests.data.sources import write_package
+from tests.fakes import run_unread
 
 STEPS = 8
 # Between two checkpoints, so that a run that ends here has to go back.
@@ -247,6 +248,23 @@ def test_the_command_says_that_a_run_is_finished_and_exits_with_0(whole: Trainin
     assert done.returncode == 0, done.stderr
     assert "is finished and left as it is; raise steps or epochs to go on" in done.stdout
     assert "evaluation loss" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [("finished", 0), ("interrupted", 42), ("diverged", 1)]
+)
+def test_the_exit_code_stands_where_nobody_reads_what_is_said(status: str, code: int) -> None:
+    summary = {"status": status, "steps": 5, "failure": "too large", "last_checkpoint": 3}
+    program = f"""
+from pathlib import Path
+from coderllm_jax import entry, train
+from coderllm_jax.reporting import training_text
+training_text.describe_run = lambda workdir: "a run"
+result = train.TrainingResult(Path("runs/x"), {summary!r}, was_finished=True)
+train.train_model = lambda config: result
+entry.run(train.main, train.TrainingConfig, "", argv=["train"])
+"""
+    assert run_unread(program) == code
 
 
 def test_more_steps_go_on_and_fewer_are_refused(

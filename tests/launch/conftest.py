@@ -37,7 +37,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     world = World(tmp_path / "world")
     world.enter(monkeypatch)
     # Packing the whole checkout takes longer than all else.
-    monkeypatch.setattr(checkout, "list_files", lambda root: ["Makefile", "configs/tiny.py"])
+    files = ["Makefile", "configs/data.py", "configs/tiny.py", "data/questions.jsonl"]
+    monkeypatch.setattr(checkout, "list_files", lambda root: files)
     monkeypatch.setattr(commands, "_TICK_S", 0.02)
     monkeypatch.setattr(tpu_vm, "_POLL_S", 0.01)
     monkeypatch.setattr(gke, "_POLL_S", 0.01)

@@ -99,6 +99,7 @@ _JOB = _object(
                     operator={"enum": ["In", "NotIn"]},
                     values={
                         **_list({"type": "integer", "minimum": 1, "maximum": 255}),
+                        "maxItems": 255,
                         "uniqueItems": True,
                     },
                 ),

@@ -53,3 +53,9 @@ def test_no_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "plain").mkdir()
     with pytest.raises(LaunchError, match=r"is no checkout of git.*launch from one$"):
         list_files(tmp_path / "plain")
+
+
+def test_no_git(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(root))
+    with pytest.raises(LaunchError, match=r"^there is no git on PATH; install it, or mend PATH$"):
+        list_files(root)

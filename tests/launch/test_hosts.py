@@ -127,6 +127,25 @@ def test_1_stops_all(launch: Launch, left: Path, monkeypatch: pytest.MonkeyPatch
     assert started(left) == 2
 
 
+@pytest.mark.parametrize("last", ["exit 1", "exit 42"])
+def test_what_lost_its_connection_is_stopped_at_the_end(
+    launch: Launch, left: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    """Whether the other process ends the launch or the restarts do."""
+    (left / "script").write_text(
+        f'[[ "$*" = *process_id=1 ]] && {last}\n'
+        "up=$PPID\n"
+        'while [[ $(ps -ww -o args= -p "$up") != *bin/ssh* ]]; do up=$(ps -o ppid= -p $up); done\n'
+        "kill -9 $up\n"
+        "for _ in {1..600}; do sleep 0.05; done\n"
+    )
+    monkeypatch.setenv("FAKE_RUN", str(left / "script"))
+    assert launch("ssh", top="max_restarts = 0", ssh=here(left)) == 1
+    assert (left / "saved").read_text() == "saved\n"
+    state = Path.home() / ".local/state/coderllm_launch"
+    assert list(state.iterdir()) == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_launch_reaches_all_hosts(
     launch: Launch, left: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, capsys

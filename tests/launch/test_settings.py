@@ -48,6 +48,14 @@ def test_the_shipped_file_shows_every_setting_with_its_default() -> None:
         ("[cloud]\nbucket = 'my-bucket'", "cloud.bucket is 'my-bucket'; expected gs://BUCKET"),
         ("[ssh]\nplatform = 'gpu'", "ssh.platform is 'gpu'; expected auto, cpu, cuda or tpu"),
         ("[tpu_vm]\nwait_hours = 'long'", "tpu_vm.wait_hours is 'long'; expected a number"),
+        ("[tpu_vm]\nwait_hours = -1", "tpu_vm.wait_hours is -1.0; expected at least 0"),
+        ("[tpu_vm]\nwait_hours = nan", "tpu_vm.wait_hours is nan; expected at least 0"),
+        ("[ssh]\nport = 123550", "ssh.port is 123550; expected at most 65535"),
+        (
+            "[ssh]\nfolder = '~/x'",
+            "ssh.folder is '~/x'; no shell expands ~ there: write it whole, or seen from the home",
+        ),
+        ("[slurm]\npython = '~/v/bin/python'", "slurm.python is '~/v/bin/python'; no shell"),
         ("name = ", "is no TOML"),
     ],
 )
@@ -114,6 +122,39 @@ def test_a_missing_file(capsys: pytest.CaptureFixture[str]) -> None:
             ("configs/tiny.py", "configs/mine.py"),
             "arguments names the card 'configs/mine.py', which git does not know",
         ),
+        (
+            "ssh",
+            ("--config=configs/tiny.py", '--config", "mine.py:slow'),
+            "arguments names the card 'mine.py', which git does not know and which is therefore "
+            "not copied; git add it\n",
+        ),
+        (
+            "ssh",
+            ("--config.steps=3", "--overlay=mine.yaml"),
+            "arguments names the overlay 'mine.yaml', which git does not know",
+        ),
+        (
+            "gke",
+            ("--config.steps=3", "--overlay=/home/me/mine.yaml"),
+            "arguments names the overlay '/home/me/mine.yaml', which git does not know and which "
+            "is therefore not copied; git add it, or copy it into the bucket and name it as it is "
+            "seen: /mnt/coderllm/...\n",
+        ),
+        (
+            "ssh",
+            ('name = "trial"', 'name = "trial"\nprepare = "configs/mine.py"'),
+            "prepare names the card 'configs/mine.py', which git does not know",
+        ),
+        (
+            "tpu-vm",
+            ("--config.steps=3", "--config.data.path=rows.jsonl"),
+            "arguments sets config.data.path to 'rows.jsonl', which git does not know",
+        ),
+        (
+            "tpu-vm",
+            ("--config.steps=3", "--config.data.path=/mnt/coderllm-not/rows.jsonl"),
+            "arguments sets config.data.path to '/mnt/coderllm-not/rows.jsonl', which git does",
+        ),
     ],
 )
 def test_what_a_way_needs_is_asked_for_before_anything_is_run(
@@ -132,6 +173,27 @@ def test_what_a_way_needs_is_asked_for_before_anything_is_run(
     assert said.startswith(f"error: {line}")
     assert said.count("\n") == 1
     assert world.calls == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--config", "./configs/tiny.py"],
+        ["--overlay=/mnt/coderllm/mine.yaml"],
+        ["--config.data.path=/mnt/coderllm/rows"],
+        ["--config.data.path=tfds://mine"],
+        ["--config.data.path=data/"],
+        ["--config.data.path=data/questions.jsonl"],
+        ["--config.data.path", "data/*.jsonl"],
+    ],
+)
+def test_what_travels_or_is_there_already_may_be_named(launch, world, words: list[str]) -> None:
+    assert launch("tpu-vm", "--dry-run", "--", *words) == 0
+
+
+def test_hosts_may_have_absolute_paths_and_rows_of_their_own(launch, world) -> None:
+    own = ["--overlay=/shared/mine.yaml", "--config.data.path=rows.jsonl"]
+    assert launch("ssh", "--dry-run", "--", *own) == 0
 
 
 class TestSecrets:
@@ -153,6 +215,15 @@ class TestSecrets:
             check_secrets(path)
         assert f"{path}:4: expected NAME=value" in str(raised.value)
         assert "canary" not in str(raised.value)
+
+    def test_a_file_that_is_no_text(self, tmp_path: Path) -> None:
+        path = tmp_path / "secrets.env"
+        path.write_bytes(b"HF_TOKEN=hf_\xff\n")
+        path.chmod(0o600)
+        with pytest.raises(
+            LaunchError, match=r"secrets.env: is no text in UTF-8; save it as such$"
+        ):
+            check_secrets(path)
 
     def test_its_path_is_where_the_user_means(self, tmp_path: Path, monkeypatch) -> None:
         """No shell expands `~` for gcloud and kubectl, and the launch works in the checkout."""

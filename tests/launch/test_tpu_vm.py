@@ -162,6 +162,28 @@ def test_a_suspended_resource_of_an_earlier_launch_is_replaced(
     assert verbs(world)[:4] == [DESCRIBE, DESCRIBE, DELETE, CREATE]
 
 
+def test_preempted_between_two_looks_while_it_waits(world: World, launch: Launch) -> None:
+    world.say(DESCRIBE, **MISSING)
+    world.say(DESCRIBE, out=queued("PROVISIONING"))
+    world.say(DESCRIBE, out=queued("SUSPENDING"))  # passes by itself
+    for _ in range(2):
+        world.say(DESCRIBE, out=queued("SUSPENDED"))  # seen, then deleted
+    world.say(DESCRIBE, out=queued("WAITING_FOR_RESOURCES"))
+    world.say(DESCRIBE, out=queued("ACTIVE"))
+    assert launch("tpu-vm") == 0
+    made = [verb for verb in verbs(world) if verb in (CREATE, DELETE)]
+    assert made == [CREATE, DELETE, CREATE, DELETE]
+    assert len(runs(world)) == 2
+
+
+def test_preempted_while_it_waits_until_the_hours_are_over(world, launch, capsys) -> None:
+    world.say(DESCRIBE, **MISSING)
+    world.say(DESCRIBE, out=queued("SUSPENDED"))
+    assert launch("tpu-vm", top="tpu_vm = {wait_hours = 0}") == 1
+    assert "still SUSPENDED after 0 hours" in capsys.readouterr().err
+    assert verbs(world)[-1] == DELETE
+
+
 def test_an_earlier_launchs_slice_is_taken_up(world: World, launch: Launch) -> None:
     world.say(DESCRIBE, out=queued("ACTIVE"))
     assert launch("tpu-vm", top="keep = true") == 0
@@ -271,6 +293,24 @@ def test_a_network_that_is_away_for_a_while(world: World, launch: Launch) -> Non
         world.say(DESCRIBE, code=1, err="ERROR: connection reset")
     world.say(DESCRIBE, out=queued("ACTIVE"))
     assert launch("tpu-vm") == 0
+
+
+def test_after_a_signal_a_network_that_is_away_is_not_waited_for(world, launch, capsys) -> None:
+    told = str(world.folder / "told")
+    world.say(DESCRIBE, **MISSING)
+    world.say(DESCRIBE, out=queued("ACTIVE"))
+    world.say(DESCRIBE, code=1, err="ERROR: connection reset")
+    world.say("host.sh stop")  # before the start
+    world.say("host.sh stop", touch=told)
+    world.say(RUN, code=42, until=told)
+    send_when(lambda: len(runs(world)) == 2, signal.SIGINT)
+    assert launch("tpu-vm") == 1
+    assert verbs(world).count(DESCRIBE) == 2 + 3
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: gcloud cannot describe trial: ERROR: connection reset; ")
+    delete = shlex.split(said.partition("to delete it: ")[2])
+    assert delete[3:6] == [*DELETE.split(), "trial"]
+    assert delete[-1] == "--force"
 
 
 def test_clean_up_deletes_and_nothing_else(world: World, launch: Launch) -> None:
