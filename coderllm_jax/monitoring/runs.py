@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from coderllm_jax.monitoring.columns import Columns
+from coderllm_jax.monitoring.columns import Columns, ColumnsByName
 from coderllm_jax.monitoring.discovery import Found
 from coderllm_jax.monitoring.json_files import JsonFile, dig, number, parse_rows
 from coderllm_jax.monitoring.run_health import RunHealth
@@ -43,8 +43,11 @@ class Watched(Protocol):
     """What `Watch` does with a run of either kind."""
 
     found: Found
-    columns: Columns
     revision: int
+
+    @property
+    def columns(self) -> Columns | ColumnsByName:
+        """Its series."""
 
     def poll(self, now: float) -> bool:
         """Reads what is new; whether there is more to read at once."""

@@ -27,7 +27,7 @@ import numpy as np
 
 from coderllm_jax.config.monitoring import MonitoringConfig
 from coderllm_jax.monitoring.alerts import Alert, AlertBook, Subject, alert_view
-from coderllm_jax.monitoring.columns import Columns, Points, decimate
+from coderllm_jax.monitoring.columns import Columns, ColumnsByName, Points, decimate
 from coderllm_jax.monitoring.discovery import find_all
 from coderllm_jax.monitoring.events_watch import EventsWatch
 from coderllm_jax.monitoring.machine import ID as MACHINE
@@ -285,7 +285,7 @@ class Watch:
             if traffic.has_news():
                 self._state.write(_reference_name(traffic.id), traffic.state())
 
-    def _columns(self, id: str) -> tuple[Columns, int]:
+    def _columns(self, id: str) -> tuple[Columns | ColumnsByName, int]:
         if id == MACHINE:
             return self._machine.columns, 0
         for traffic in self._traffic.values():
@@ -320,7 +320,12 @@ def _note(alert: Alert) -> Note:
 
 
 def _plain_points(
-    columns: Columns, name: str, *, since_step: int, until_step: int | None, max_points: int
+    columns: Columns | ColumnsByName,
+    name: str,
+    *,
+    since_step: int,
+    until_step: int | None,
+    max_points: int,
 ) -> dict[str, list[Any]]:
     points = columns.points(name, since_step=since_step)
     if until_step is not None:
