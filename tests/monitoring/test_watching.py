@@ -165,6 +165,38 @@ def test_a_stopped_process_and_one_that_goes_on(tmp_path, clock):
     watch.close()
 
 
+def test_a_laptop_that_slept_has_not_let_its_run_stall(tmp_path, clock):
+    watch, told = told_of(tmp_path, clock)
+    made = MadeRun(tmp_path / "runs" / "a", clock)
+    made.event("started")
+    step = training(made)
+    go(watch, clock, 30, step)
+    clock.now += 8 * 3600
+    go(watch, clock, 2)  # the first report is written two seconds after waking
+    assert watch.overview().runs[0].status == "running"
+    go(watch, clock, 10, lambda: made.report(step=31, since=clock.now - 8 * 3600))
+    go(watch, clock, 30, step)
+    assert told.signs == []
+    clock.now += 8 * 3600  # and this time it does not go on
+    made.report(step=60, host="elsewhere")
+    go(watch, clock, 30)
+    assert told.signs == ["+stall"]
+    clock.now += 8 * 3600  # nor does it after another night
+    go(watch, clock, 60)
+    assert told.signs == ["+stall"]
+    watch.close()
+
+
+def test_looks_that_are_always_far_apart_are_no_sleep(tmp_path, clock):
+    watch, told = told_of(tmp_path, clock)
+    made = MadeRun(tmp_path / "runs" / "a", clock)
+    made.event("started")
+    made.report(host="elsewhere")
+    go(watch, clock, 360, every_s=60.0)
+    assert told.signs == ["+stall"]
+    watch.close()
+
+
 def test_a_run_that_fails_is_told_of_until_it_is_gone_on_with(tmp_path, clock):
     watch, told = told_of(tmp_path, clock)
     made = MadeRun(tmp_path / "runs" / "a", clock)
