@@ -132,7 +132,8 @@ class AlertBook:
         if not rule.is_well(value):
             point.well_since = None
             return []
-        point.well_since = now if point.well_since is None else point.well_since
+        # The earlier: a clock that was set back must not make it wait for what has passed.
+        point.well_since = now if point.well_since is None else min(point.well_since, now)
         if now - point.well_since < rule.recover_for_s:
             return []
         alert, point.alert, point.bad_since, point.well_since = point.alert, None, None, None
@@ -144,7 +145,7 @@ class AlertBook:
         if value is None or not rule.is_bad(value):
             point.bad_since = None
             return []
-        point.bad_since = now if point.bad_since is None else point.bad_since
+        point.bad_since = now if point.bad_since is None else min(point.bad_since, now)
         if now - point.bad_since < rule.for_s:
             return []
         point.well_since = None
@@ -192,6 +193,8 @@ def _measure(rule: Rule, subject: Subject, point: _Watchpoint, now: float) -> fl
     if value is None or rule.kind != "rate":
         return value
     past = point.past
+    if past and now < past[-1][0]:
+        past.clear()
     if not past or now - past[-1][0] >= rule.within_s / _RATE_POINTS:
         past.append((now, value))
     while past[0][0] < now - rule.within_s:

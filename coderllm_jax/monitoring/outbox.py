@@ -104,7 +104,8 @@ class Outbox:
             if is_head and now - entry["queued"] > self._give_up_s and entry["tries"]:
                 self._drop(entry)
                 heads.discard(entry["target"])
-            elif is_head and entry["next"] <= now:
+            # No wait is longer than that: the clock was set back.
+            elif is_head and not now < entry["next"] <= now + self._max_retry_s:
                 note = Note(**entry["note"])
                 url = self._targets[entry["target"]]
                 self._sending = (entry, self._pool.submit(self._send, url, note))

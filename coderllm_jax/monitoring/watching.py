@@ -12,7 +12,8 @@
     request logs ─┼─► subjects ──► rules ──► alerts ──► outbox ──► mail, chat, webhook
     machine      ─┘                            └────── state folder (the only thing written)
 
-Not thread-safe: one thread polls and looks.
+Times of day are compared with those in files; how often something is done goes by a clock that
+nobody sets. Not thread-safe: one thread polls and looks.
 """
 
 from __future__ import annotations
@@ -63,17 +64,19 @@ class Watch:
         config: MonitoringConfig,
         *,
         clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
         machine: MachineWatch | None = None,
         urls: Sequence[str] | None = None,
         send: Send | None = None,
     ) -> None:
-        """`clock` gives Unix seconds, which are compared with the times in files.
+        """`clock` gives Unix seconds, which are compared with the times in files; `steady` seconds
+        that never run back, for what is done every so often.
 
         `urls` and `send` stand in for the environment's alert URLs and for apprise. Raises
         ConfigError where rules, the field map or a URL are wrong, and RunError where the state
         folder cannot be had.
         """
-        self._config, self._clock = config, clock
+        self._config, self._clock, self._steady = config, clock, steady
         rules = load_rules(config.alerts.rules)
         self._reader = RequestReader(config.traffic.fields)
         if urls is None:
@@ -100,13 +103,13 @@ class Watch:
         Rules wait until everything that was there at the beginning has been read: what was long
         over then is no news.
         """
-        now = self._clock()
-        if now - self._discovered >= _DISCOVER_EVERY_S:
-            self._discover()
-            self._discovered = now
-        if now - self._looked >= self._config.machine_s:
+        now, steady = self._clock(), self._steady()
+        if steady - self._discovered >= _DISCOVER_EVERY_S:
+            self._discover(steady)
+            self._discovered = steady
+        if steady - self._looked >= self._config.machine_s:
             self._machine.look(now)
-            self._looked = now
+            self._looked = steady
         self._scores.poll()
         more = self._read(now)
         self._is_caught_up |= not more
@@ -115,9 +118,9 @@ class Watch:
         self._outbox.pump()
         if self._is_unsaved or self._outbox.changed:
             self._save_alerts()
-        if now - self._saved >= _SAVE_EVERY_S:
+        if steady - self._saved >= _SAVE_EVERY_S:
             self._save_references()
-            self._saved = now
+            self._saved = steady
         return more
 
     def close(self) -> None:
@@ -204,7 +207,7 @@ class Watch:
         except (TypeError, KeyError, AttributeError) as error:  # not what was written here
             return build(self._state.set_aside(_STATE, error))
 
-    def _discover(self) -> None:
+    def _discover(self, steady: float) -> None:
         found = {each.id: each for each in find_all(self._config.runs)}
         self._scores.watch([each for each in found.values() if each.kind == "evaluation"])
         for run_id in set(self._runs) - set(found):
@@ -215,12 +218,12 @@ class Watch:
                 self._runs[run_id] = kind(each, max_rows=self._config.max_points)
         paths = {str(path): path for path in self._find_logs()}
         for key, path in paths.items():
-            self._log_seen[key] = self._clock()
+            self._log_seen[key] = steady
             if key not in self._traffic:
                 self._traffic[key] = self._open_log(path)
         for key in set(self._traffic) - set(paths):
             # While a log is rotated it is away for a moment.
-            if self._clock() - self._log_seen[key] > _LOG_GONE_S:
+            if steady - self._log_seen[key] > _LOG_GONE_S:
                 self._traffic.pop(key).close()
 
     def _find_logs(self) -> list[Path]:

@@ -71,6 +71,16 @@ def test_it_is_tried_again_and_later_each_time(clock):
     assert box.state()["entries"] == []
 
 
+def test_a_clock_that_was_set_back_holds_nothing_up(clock):
+    script = Script(False, True)
+    box = outbox(clock, script)
+    box.put(NOTE)
+    pump(box)
+    clock.now -= 3600
+    pump(box)
+    assert script.sent == [("json://one", NOTE.title)]
+
+
 def test_status_in_words(clock):
     box = outbox(clock, Script(False))
     box.put(NOTE)

@@ -197,6 +197,35 @@ def test_looks_that_are_always_far_apart_are_no_sleep(tmp_path, clock):
     watch.close()
 
 
+def test_a_clock_that_is_set_back_blinds_nobody(tmp_path, clock):
+    steady = Clock()
+    machine = FixedMachine()
+    full = {"disks": [DiskView("runs", 100, 3, 0.97)]}
+    watch, told = told_of(tmp_path, clock, machine=machine, steady=steady)
+
+    def pass_s(seconds):
+        steady.now += seconds
+        go(watch, clock, seconds)
+
+    for _ in range(5):
+        pass_s(5)
+    machine.changes = full
+    pass_s(5)  # the disk is full from here on, which counts after 15 s
+    clock.now -= 3600
+    MadeRun(tmp_path / "runs" / "a", clock)
+    for _ in range(5):
+        pass_s(5)
+    assert [run.name for run in watch.overview().runs] == ["a"]
+    assert told.signs == ["+disk"]
+    machine.changes = {"disks": [DiskView("runs", 100, 50, 0.5)]}
+    pass_s(5)
+    clock.now -= 3600
+    for _ in range(5):
+        pass_s(5)
+    assert told.signs == ["+disk", "-disk"]
+    watch.close()
+
+
 def test_a_run_that_fails_is_told_of_until_it_is_gone_on_with(tmp_path, clock):
     watch, told = told_of(tmp_path, clock)
     made = MadeRun(tmp_path / "runs" / "a", clock)
