@@ -182,10 +182,18 @@ def check_urls(urls: Sequence[str]) -> None:
 
 
 def send_by_apprise(url: str, note: Note) -> bool:
-    """Tries one URL once."""
-    sender = _quiet_apprise().Apprise()
+    """Tries one URL once; what looks like markup in a note arrives as the characters it is."""
+    apprise = _quiet_apprise()
+    sender = apprise.Apprise()
     sender.add(url)
-    return bool(sender.notify(title=note.title, body=note.body, notify_type=note.kind))
+    return bool(
+        sender.notify(
+            title=note.title,
+            body=note.body,
+            notify_type=note.kind,
+            body_format=apprise.NotifyFormat.TEXT,
+        )
+    )
 
 
 def name_target(url: str, number: int) -> str:

@@ -69,10 +69,9 @@ class Watch:
         urls: Sequence[str] | None = None,
         send: Send | None = None,
     ) -> None:
-        """`clock` gives Unix seconds, which are compared with the times in files; `steady` seconds
-        that never run back, for what is done every so often.
+        """`clock` gives Unix seconds, which are compared with the times in files.
 
-        `urls` and `send` stand in for the environment's alert URLs and for apprise. Raises
+        `steady` gives seconds that never run back, for what is done every so often. `urls` and `send` stand in for the environment's alert URLs and for apprise. Raises
         ConfigError where rules, the field map or a URL are wrong, and RunError where the state
         folder cannot be had.
         """

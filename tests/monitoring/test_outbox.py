@@ -204,3 +204,18 @@ def test_a_webhook_that_was_down_at_first_is_reached(clock):
     assert box.status("a1") == "sent"
     (got,) = Receiver.got
     assert (got["title"], got["message"], got["type"]) == (NOTE.title, NOTE.body, "failure")
+
+
+def test_markup_in_a_name_is_no_markup_where_a_place_shows_html(clock):
+    """The webhook is told to show HTML, as mail and Telegram do by themselves."""
+    Receiver.got = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        url = f"json://127.0.0.1:{server.server_address[1]}/hook?format=html"
+        note = NOTE._replace(body="<b>lora</b> & <a href='//evil'>x</a>: stands still")
+        assert send_by_apprise(url, note)
+        thread.join()
+    (got,) = Receiver.got
+    assert "<" not in got["message"].replace("<br/>", "")
+    assert "&lt;b&gt;lora" in got["message"]
