@@ -71,9 +71,9 @@ class Watch:
     ) -> None:
         """`clock` gives Unix seconds, which are compared with the times in files.
 
-        `steady` gives seconds that never run back, for what is done every so often. `urls` and `send` stand in for the environment's alert URLs and for apprise. Raises
-        ConfigError where rules, the field map or a URL are wrong, and RunError where the state
-        folder cannot be had.
+        `steady` gives seconds that never run back, for what is done every so often. `urls` and
+        `send` stand in for the environment's alert URLs and for apprise. Raises ConfigError where
+        rules, the field map or a URL are wrong, and RunError where the state folder cannot be had.
         """
         self._config, self._clock, self._steady = config, clock, steady
         rules = load_rules(config.alerts.rules)

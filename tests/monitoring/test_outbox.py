@@ -138,6 +138,38 @@ def test_the_queue_is_bounded(clock):
     assert len(box.state()["entries"]) == 2000
 
 
+def test_sent_is_said_of_nothing_that_was_not(clock):
+    nowhere = outbox(clock, Script(True), urls=())
+    nowhere.put(NOTE)
+    later = outbox(clock, Script(True), state=json.loads(json.dumps(nowhere.state())))
+    assert later.status("a1") == "none configured"  # it was raised before there was a place
+    down = outbox(clock, Script(False))
+    down.put(NOTE._replace(alert_id="a2"))
+    pump(down)
+    moved = outbox(clock, Script(True), urls=("json://two",), state=down.state())
+    assert (moved.status("a2"), moved.changed) == ("dropped", True)
+    moved.put(NOTE._replace(alert_id="a3"))
+    pump(moved)
+    again = outbox(clock, Script(True), state=json.loads(json.dumps(moved.state())))
+    assert [again.status(f"a{i}") for i in (1, 2, 3)] == ["none configured", "dropped", "sent"]
+
+
+def test_a_full_queue_keeps_the_note_that_is_being_sent(clock):
+    goes = threading.Event()
+
+    def send(url, note):
+        return goes.wait(10)
+
+    box = outbox(clock, send)
+    box.put(NOTE._replace(alert_id="first"))
+    box.pump()
+    for _ in range(2500):
+        box.put(NOTE)
+    goes.set()
+    box.wait(10)
+    assert box.status("first") == "sent"
+
+
 def test_nothing_of_a_url_is_kept_or_said(clock, caplog):
     caplog.set_level(logging.DEBUG)
     box = Outbox([URL], {}, clock=clock, retry_s=1.0, max_retry_s=1.0, give_up_s=9.0)
