@@ -30,7 +30,6 @@ from starlette.routing import Route
 from coderllm_jax.monitoring.exposition import registry
 from coderllm_jax.monitoring.page.assets import Asset, load_assets
 from coderllm_jax.monitoring.page.feed import SECTIONS, Feed, to_json
-from coderllm_jax.redaction import redact
 
 if TYPE_CHECKING:
     from coderllm_jax.monitoring.watching import Watch
@@ -124,7 +123,7 @@ class Page:
     async def _show_metrics(self, _: Request) -> Response:
         assert self._feed is not None
         text = await self._feed.ask(lambda watch: generate_latest(registry(watch)).decode())
-        return Response(redact(text), headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
+        return Response(text, headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
 
     async def _events(self, request: Request) -> Response:
         if self._num_watchers >= _MAX_WATCHERS or self._is_draining:
