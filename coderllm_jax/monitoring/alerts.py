@@ -5,7 +5,8 @@
               └─ well ──┘                          └──┴─ not well ─┘
 
 A figure that is not known now changes nothing: a fault does not end because nobody can see it.
-What is over (a run that finished, a log that is gone) ends its faults. The history is handed out
+What is over (a run that finished, a log that is gone) ends its faults; a run that failed ends all
+but that one. The history is handed out
 and taken back as plain values, so that a restart goes on where it was: nothing is raised twice.
 """
 
@@ -31,6 +32,7 @@ class Subject:
 
     kind: the first part of a signal. figures: None where a figure is not known. sayings: words for
     a person about a figure, in place of its number. parent: the id that a page knows it by.
+    is_over: it has no figures any more but these, and no faults of others.
     """
 
     kind: str
@@ -40,6 +42,7 @@ class Subject:
     updated: float | None = None
     sayings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     parent: str = ""
+    is_over: bool = False
 
 
 @dataclasses.dataclass
@@ -89,7 +92,8 @@ class AlertBook:
         seen = set()
         for rule in self.rules:
             for subject in subjects:
-                if subject.kind == rule.subject and rule.matches(subject.name):
+                is_gone = subject.is_over and rule.figure not in subject.figures
+                if subject.kind == rule.subject and rule.matches(subject.name) and not is_gone:
                     seen.add((rule.name, subject.id))
                     changed += self._judge(rule, subject, now)
         for key, point in list(self._points.items()):

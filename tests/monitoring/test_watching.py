@@ -241,6 +241,20 @@ def test_a_run_that_fails_is_told_of_until_it_is_gone_on_with(tmp_path, clock):
     watch.close()
 
 
+def test_a_run_that_fails_ends_its_other_faults(tmp_path, clock):
+    watch, told = told_of(tmp_path, clock)
+    made = MadeRun(tmp_path / "runs" / "a", clock)
+    made.event("started")
+    go(watch, clock, 10, training(made))
+    made.row(11, loss=None)
+    go(watch, clock, 2)
+    made.event("diverged", step=11)
+    go(watch, clock, 5)
+    assert told.signs == ["+not finite", "+failed", "-not finite"]
+    assert [alert.rule for alert in watch._book.firing] == ["failed"]
+    watch.close()
+
+
 def test_starvation(tmp_path, clock):
     watch, told = told_of(tmp_path, clock)
     made = MadeRun(tmp_path / "runs" / "a", clock, num_steps=1000)
