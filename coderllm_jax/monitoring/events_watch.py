@@ -49,6 +49,7 @@ class EventsWatch:
         self.columns = ColumnsByName(max_rows=max_rows)
         self._files: dict[Path, EventFile] = {}
         self._names: dict[str, str] = {}
+        self._has_too_many = False
         self._last: dict[str, _Last] = {}
         # The series that is furthest.
         self._lead = ""
@@ -79,8 +80,11 @@ class EventsWatch:
 
     @property
     def damage(self) -> list[str]:
-        """Files that cannot be followed any further."""
-        return [file.damage for file in self._files.values() if file.damage]
+        """Files that cannot be followed any further, and whether there are too many tags."""
+        damage = [file.damage for file in self._files.values() if file.damage]
+        if self._has_too_many:
+            damage.append(f"{self.found.path}: of its tags only the first {MAX_NAMES} are shown")
+        return damage
 
     def view(self, now: float, alerts: Sequence[str]) -> RunView:
         """What is shown of it."""
@@ -156,7 +160,10 @@ class EventsWatch:
 
     def _name_of(self, tag: str) -> str:
         """What a tag is called here; nothing where there are too many."""
-        if tag not in self._names and len(self._names) < MAX_NAMES:
+        if tag in self._names:
+            return self._names[tag]
+        self._has_too_many = len(self._names) >= MAX_NAMES
+        if not self._has_too_many:
             taken = self._names.values()
             names = (common_name(tag), tag, f"{tag} (tag)")
             self._names[tag] = next(name for name in names if name not in taken)

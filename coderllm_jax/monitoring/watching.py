@@ -18,7 +18,9 @@ nobody sets. Not thread-safe: one thread polls and looks.
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import heapq
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -80,7 +82,7 @@ class Watch:
         self._reader = RequestReader(config.traffic.fields)
         if urls is None:
             urls = urls_from_environment(config.alerts.urls_variable)
-        self._state = StateFolder(Path(config.state_dir))
+        self._state = StateFolder(Path(config.state_dir).expanduser())
         try:
             self._book, self._outbox = self._recall(rules, urls, send)
         except BaseException:
@@ -90,9 +92,9 @@ class Watch:
         self._traffic: dict[str, TrafficWatch] = {}
         self._log_seen: dict[str, float] = {}
         self._scores = ScoresWatch()
-        self._machine = machine or MachineWatch(
-            [*config.runs, config.state_dir], max_rows=config.max_points
-        )
+        folders = [str(Path(each).expanduser()) for each in (*config.runs, config.state_dir)]
+        self._machine = machine or MachineWatch(folders, max_rows=config.max_points)
+        self._num_left_out = {"runs and evaluations": 0, "request logs": 0}
         self._discovered = self._looked = self._saved = float("-inf")
         self._is_caught_up = self._is_unsaved = False
 
@@ -207,7 +209,9 @@ class Watch:
             return build(self._state.set_aside(_STATE, error))
 
     def _discover(self, steady: float) -> None:
-        found = {each.id: each for each in find_all(self._config.runs)}
+        discovery = find_all(self._config.runs)
+        self._num_left_out["runs and evaluations"] = discovery.num_left_out
+        found = {each.id: each for each in discovery.found}
         self._scores.watch([each for each in found.values() if each.kind == "evaluation"])
         for run_id in set(self._runs) - set(found):
             del self._runs[run_id]
@@ -226,14 +230,21 @@ class Watch:
                 self._traffic.pop(key).close()
 
     def _find_logs(self) -> list[Path]:
-        """Logs that are there now."""
+        """Logs that are there now; of too many those that were written to last."""
         paths = [
             Path(path)
             for pattern in self._config.traffic.logs
             # Not Path.glob: a pattern may be absolute.
             for path in sorted(glob.glob(str(Path(pattern).expanduser())))  # noqa: PTH207
         ]
-        return [path for path in paths if path.is_file()][:_MAX_LOGS]
+        changed: dict[Path, float] = {}
+        for path in paths:
+            with contextlib.suppress(OSError):
+                if path.is_file():
+                    changed[path] = path.stat().st_mtime
+        newest = heapq.nlargest(_MAX_LOGS, changed, key=changed.__getitem__)
+        self._num_left_out["request logs"] = len(changed) - len(newest)
+        return [path for path in changed if path in newest]
 
     def _open_log(self, path: Path) -> TrafficWatch:
         def build(state: Mapping[str, Any]) -> TrafficWatch:
@@ -303,7 +314,12 @@ class Watch:
             if isinstance(run, EventsWatch)
             for problem in run.damage
         ]
-        return [*damage, *self._state.problems, *self._outbox.problems()]
+        left_out = [
+            f"older {what} that are not watched, because there are too many: {count}"
+            for what, count in self._num_left_out.items()
+            if count
+        ]
+        return [*damage, *left_out, *self._state.problems, *self._outbox.problems()]
 
 
 def _reference_name(log_id: str) -> str:

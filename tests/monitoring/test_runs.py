@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
+from coderllm_jax.monitoring import discovery
+from coderllm_jax.monitoring.columns import MAX_NAMES
 from coderllm_jax.monitoring.discovery import Found, find_all, identify
 from coderllm_jax.monitoring.events_watch import EventsWatch
 from coderllm_jax.monitoring.runs import RunWatch
@@ -279,7 +282,7 @@ def test_what_is_found_and_what_is_not(tmp_path, clock):
     (runs / "comparison" / "events.out.tfevents.1").write_bytes(b"")
     (runs / "theirs").mkdir()
     (runs / "theirs" / "events.out.tfevents.1").write_bytes(b"")
-    found = {(each.kind, each.name) for each in find_all([str(runs)])}
+    found = {(each.kind, each.name) for each in find_all([str(runs)]).found}
     assert found == {
         ("run", "a"),
         ("evaluation", "a"),
@@ -287,9 +290,32 @@ def test_what_is_found_and_what_is_not(tmp_path, clock):
         ("run", "deep/er/b"),
         ("events", "theirs"),
     }
-    (itself,) = find_all([str(runs / "deep" / "er" / "b")])
+    (itself,) = find_all([str(runs / "deep" / "er" / "b")]).found
     assert itself.name == "b"
-    assert find_all([str(tmp_path / "nowhere")]) == []
+    assert find_all([str(tmp_path / "nowhere")]) == ([], 0)
+
+
+def test_of_too_many_runs_the_newest_are_taken(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr(discovery, "_MAX_FOUND", 3)
+    for i, name in enumerate("edcba"):
+        made = MadeRun(tmp_path / name, clock)
+        made.row(1)
+        for path in (made.metrics, made.folder):
+            os.utime(path, (BEGAN + i, BEGAN + i))
+    found, num_left_out = find_all([str(tmp_path)])
+    assert ([each.name for each in found], num_left_out) == (["a", "b", "c"], 2)
+
+
+def test_the_home_folder_is_meant_by_its_sign(tmp_path, clock, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    MadeRun(tmp_path / "runs" / "a", clock)
+    assert [each.path for each in find_all(["~/runs"]).found] == [tmp_path / "runs" / "a"]
+
+
+def test_a_flood_of_tags_is_said(tmp_path):
+    run = events_of(tmp_path, [(1, {f"layer{i}": 1.0 for i in range(MAX_NAMES + 1)})])
+    assert len(run.columns.names) == MAX_NAMES
+    assert run.damage == [f"{tmp_path / 'theirs'}: of its tags only the first 128 are shown"]
 
 
 def test_ids_are_stable_apart_and_fit_for_a_url(tmp_path):

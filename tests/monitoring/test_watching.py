@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 
 from coderllm_jax.errors import ConfigError, RunError
+from coderllm_jax.monitoring import discovery, watching
 from coderllm_jax.monitoring.views import DiskView
+from coderllm_jax.monitoring.watching import Watch
 from tests.monitoring.watched import (
     BEGAN,
     Clock,
@@ -451,6 +454,33 @@ def test_a_log_that_is_gone_ends_its_faults(tmp_path, clock):
     go(watch, clock, 900, every_s=10.0)
     assert told.signs == ["+errors", "-errors"]
     assert watch.overview().traffic == []
+    watch.close()
+
+
+def test_what_is_left_out_is_said(tmp_path, clock, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(watching, "_MAX_LOGS", 2)
+    monkeypatch.setattr(discovery, "_MAX_FOUND", 1)
+    (tmp_path / "logs").mkdir()
+    for i, name in enumerate("cba"):
+        path = tmp_path / "logs" / f"{name}.jsonl"
+        append(path, request(clock.now))
+        os.utime(path, (BEGAN + i, BEGAN + i))
+    for name in "ab":
+        MadeRun(tmp_path / "runs" / name, clock)
+    values = dataclasses.replace(
+        config(tmp_path, traffic__logs=("~/logs/*.jsonl",)), runs=("~/runs",), state_dir="~/state"
+    )
+    watch = Watch(values, clock=clock, steady=clock, machine=FixedMachine(), urls=())
+    watch.poll()
+    view = watch.overview()
+    assert [log.name for log in view.traffic] == ["logs/a.jsonl", "logs/b.jsonl"]
+    assert len(view.runs) == 1
+    assert view.problems == [
+        "older runs and evaluations that are not watched, because there are too many: 1",
+        "older request logs that are not watched, because there are too many: 1",
+    ]
+    assert (tmp_path / "state" / "lock").exists()
     watch.close()
 
 

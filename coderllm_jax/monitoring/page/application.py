@@ -27,6 +27,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from coderllm_jax.monitoring.columns import MAX_NAMES
 from coderllm_jax.monitoring.exposition import registry
 from coderllm_jax.monitoring.page.assets import Asset, load_assets
 from coderllm_jax.monitoring.page.feed import SECTIONS, Feed, to_json
@@ -39,7 +40,8 @@ HEALTH = "/health"
 _KEEP_ALIVE_S = 15.0
 _RETRY_MS = 1000
 _MAX_WATCHERS = 64
-_MAX_WANTED, _MAX_NAMES = 64, 64
+# Of one thing no more series than it has, of no more things than a page shows.
+_MAX_WANTED, _MAX_NAMES = 64, MAX_NAMES
 _POINTS = (50, 20_000)
 
 
