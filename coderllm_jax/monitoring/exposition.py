@@ -202,7 +202,9 @@ def _machine(machine: MachineView) -> Iterator[Metric]:
 
 def _quality(overview: Overview) -> Iterator[Metric]:
     gauges = _Gauges("evaluation", ["evaluation", "name", "figure"])
-    for version in overview.quality.versions:
+    # Of an evaluation that was made again, the newest: a graph has the earlier ones.
+    newest = {version.id: version for version in overview.quality.versions}
+    for version in newest.values():
         for score in version.scores:
             labels = [version.id, version.name, score.name]
             gauges.add("score", "Scores as evaluations wrote them.", labels, score.value)

@@ -54,7 +54,7 @@ _SAVE_EVERY_S = 30.0
 _MAX_LOGS = 20
 _LOG_GONE_S = 600.0
 _ALERTS_SHOWN = 200
-_STATE = "state.json"
+_STATE, _SCORES = "state.json", "scores.json"
 _KINDS = {"info": "info", "warning": "warning", "critical": "failure"}
 
 
@@ -91,7 +91,7 @@ class Watch:
         self._runs: dict[str, Watched] = {}
         self._traffic: dict[str, TrafficWatch] = {}
         self._log_seen: dict[str, float] = {}
-        self._scores = ScoresWatch()
+        self._scores = self._recall_scores()
         folders = [str(Path(each).expanduser()) for each in (*config.runs, config.state_dir)]
         self._machine = machine or MachineWatch(folders, max_rows=config.max_points)
         self._num_left_out = {"runs and evaluations": 0, "request logs": 0}
@@ -111,7 +111,8 @@ class Watch:
         if steady - self._looked >= self._config.machine_s:
             self._machine.look(now)
             self._looked = steady
-        self._scores.poll()
+        if self._scores.poll():
+            self._state.write(_SCORES, self._scores.state())
         more = self._read(now)
         self._is_caught_up |= not more
         if self._is_caught_up:
@@ -207,6 +208,13 @@ class Watch:
             return build(state)
         except (TypeError, KeyError, AttributeError) as error:  # not what was written here
             return build(self._state.set_aside(_STATE, error))
+
+    def _recall_scores(self) -> ScoresWatch:
+        state = self._state.read(_SCORES)
+        try:
+            return ScoresWatch(state)
+        except (TypeError, KeyError, AttributeError) as error:
+            return ScoresWatch(self._state.set_aside(_SCORES, error))
 
     def _discover(self, steady: float) -> None:
         discovery = find_all(self._config.runs)

@@ -10,9 +10,11 @@ import sys
 
 import numpy as np
 import pytest
+from prometheus_client import generate_latest
 
 from coderllm_jax.errors import ConfigError, RunError
 from coderllm_jax.monitoring import discovery, watching
+from coderllm_jax.monitoring.exposition import registry
 from coderllm_jax.monitoring.views import DiskView
 from coderllm_jax.monitoring.watching import Watch
 from tests.monitoring.watched import (
@@ -481,6 +483,28 @@ def test_what_is_left_out_is_said(tmp_path, clock, monkeypatch):
         "older request logs that are not watched, because there are too many: 1",
     ]
     assert (tmp_path / "state" / "lock").exists()
+    watch.close()
+
+
+def test_scores_outlive_a_restart_and_prometheus_gets_the_newest(tmp_path, clock):
+    path = tmp_path / "runs" / "a" / "evaluation" / "results.json"
+
+    def evaluate(value):
+        write_json(path, {"suites": {"qa": {"figures": {"f1": {"value": value}}}}})
+
+    for value in (0.4, 0.5):
+        evaluate(value)
+        watch = open_watch(tmp_path, clock)
+        watch.poll()
+        versions = watch.overview().quality.versions
+        text = generate_latest(registry(watch)).decode()
+        watch.close()
+    assert [version.scores[0].value for version in versions] == [0.4, 0.5]
+    scores = [line for line in text.splitlines() if line.startswith("coderllm_monitor_eval")]
+    assert [line.rpartition(" ")[2] for line in scores] == ["0.5"]
+    (tmp_path / "state" / "scores.json").write_text('{"versions": [3]}')
+    watch = open_watch(tmp_path, clock)
+    assert "scores.json: was damaged and is set aside" in watch.overview().problems[0]
     watch.close()
 
 
