@@ -7,12 +7,10 @@ It writes to nothing that it watches, and may be stopped and started at any time
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from coderllm_jax import entry
 from coderllm_jax.config.monitoring import MonitoringConfig
-from coderllm_jax.errors import ConfigError
 
 if TYPE_CHECKING:
     from coderllm_jax.config.monitoring import PageSection
@@ -44,22 +42,15 @@ def main(config: MonitoringConfig) -> None:
 
 
 def page_access(page: PageSection) -> Access:
-    """Who may look: anybody on this machine, or whoever has the token.
-
-    Raises ConfigError where the page would be open to others without one.
-    """
+    """Who may look; ConfigError where the page would be open to others without a token."""
     from coderllm_jax.monitoring.page.application import HEALTH
-    from coderllm_jax.web.guard import LOOPBACK_NAMES, Access, is_loopback
+    from coderllm_jax.web import guard
 
-    token = os.environ.get(page.token_variable) or None
-    if token is None and not is_loopback(page.host):
-        raise ConfigError(
-            f"page.host is {page.host!r}, which others reach, and {page.token_variable} is not "
-            "set; set it to a token of 16 characters or more, or use page.host=127.0.0.1"
-        )
-    return Access(
-        hosts=(*LOOPBACK_NAMES, page.host, *page.hosts),
-        token=token,
+    return guard.access_of(
+        host=page.host,
+        hosts=page.hosts,
+        token_variable=page.token_variable,
+        section="page.",
         max_body_bytes=_MAX_BODY_BYTES,
         body_timeout_s=_BODY_TIMEOUT_S,
         open_paths=(HEALTH,),

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 from coderllm_jax import entry
 from coderllm_jax.config.serving import ServingConfig
-from coderllm_jax.errors import ConfigError
 
 if TYPE_CHECKING:
     from coderllm_jax.serving.arms import Plan
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from coderllm_jax.serving.service import Service
     from coderllm_jax.web.guard import Access
 
-_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened at
 # The guard's checks come first, and a health check has no token.
 _OPEN_PATHS = ("/health", "/ready")
 _END_S = 5.0
@@ -137,27 +135,15 @@ def load(config: ServingConfig, plan: Plan, service: Service, note: Callable[[st
 
 def access_of(config: ServingConfig) -> Access:
     """Who may ask; ConfigError where everybody might."""
-    from coderllm_jax.web.guard import LOOPBACK_NAMES, Access, is_loopback
+    from coderllm_jax.web import guard
 
-    token = os.environ.get(config.token_variable, "").strip() or None
-    if not is_loopback(config.host):
-        if token is None:
-            raise ConfigError(
-                f"host is {config.host!r}, which others can reach, and there is no token; set the "
-                f"variable {config.token_variable}, or host=127.0.0.1"
-            )
-        if config.host in _EVERYWHERE and not config.hosts:
-            raise ConfigError(
-                f"host is {config.host!r} and hosts is empty; set hosts to the names and addresses "
-                "that clients call this server by"
-            )
-    named = () if config.host in _EVERYWHERE else (config.host,)
-    return Access(
-        (*LOOPBACK_NAMES, *named, *config.hosts),
-        token,
-        config.limits.max_body_bytes,
-        config.limits.body_timeout_s,
-        _OPEN_PATHS,
+    return guard.access_of(
+        host=config.host,
+        hosts=config.hosts,
+        token_variable=config.token_variable,
+        max_body_bytes=config.limits.max_body_bytes,
+        body_timeout_s=config.limits.body_timeout_s,
+        open_paths=_OPEN_PATHS,
     )
 
 

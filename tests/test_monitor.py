@@ -158,15 +158,33 @@ def test_only_this_machine_may_look_without_a_token(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("MONITOR_TOKEN", raising=False)
     assert access().token is None
     for host in ("0.0.0.0", "::", "192.168.1.5", "box.example"):
-        with pytest.raises(ConfigError, match=r"page.host is .* MONITOR_TOKEN is not set"):
+        with pytest.raises(ConfigError, match=r"^page.host is .*the variable MONITOR_TOKEN to"):
             access(host=host)
     monkeypatch.setenv("MONITOR_TOKEN", TOKEN)
     assert access(host="0.0.0.0", hosts=("box.example",)).token == TOKEN
     assert "box.example" in access(hosts=("box.example",)).hosts
+    assert "0.0.0.0" not in access(host="0.0.0.0", hosts=("box.example",)).hosts
+    with pytest.raises(ConfigError, match=r"page.hosts is empty; set page.hosts to the names"):
+        access(host="0.0.0.0")
     monkeypatch.setenv("MONITOR_TOKEN", "short")
     with pytest.raises(ConfigError, match="the token has 5 characters") as caught:
         access()
     assert "short" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hosts": ["box:8765"]}, r"page.hosts has 'box:8765'.*leave out http:// and the port"),
+        ({"hosts": ["http://box"]}, r"page.hosts has 'http://box'"),
+        ({"token_variable": "CODERLLM_TOKEN"}, r"page.token_variable .*be read as an option"),
+        ({"token_variable": "PAGE"}, r"ends in TOKEN.*such as MONITOR_TOKEN"),
+    ],
+)
+def test_what_the_page_refuses(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        MonitoringConfig.from_config_dict({"page": options})
+    MonitoringConfig.from_config_dict({"page": {"hosts": ["box_1.example", "::1", "[fe80::1]"]}})
 
 
 def test_it_loads_nothing_that_computes(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def test_every_address_needs_names(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"token_variable": "CODERLLM_TOKEN"}, "would be read as an option"),
         ({"token_variable": "SERVE"}, "ends in TOKEN"),
+        ({"hosts": ["box:8000"]}, "hosts has 'box:8000'; expected names and addresses alone"),
         ({"arms": ["base", "base"]}, "each of them once"),
         ({"arms": ["bsae"]}, "did you mean 'base'"),
         ({"limits": {"default_tokens": 1024}}, "room for a prompt"),

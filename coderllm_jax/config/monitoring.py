@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
+from coderllm_jax.config.access import check_access
 from coderllm_jax.config.schema import Config, Section, option, section
 from coderllm_jax.errors import ConfigError
 
@@ -107,6 +108,14 @@ class PageSection(Section):
         "Environment variable with the token that the page asks for; any address but loopback "
         "needs one.",
     )
+
+    def check(self) -> None:
+        check_access(
+            hosts=self.hosts,
+            token_variable=self.token_variable,
+            section="page.",
+            example="MONITOR_TOKEN",
+        )
 
 
 @dataclasses.dataclass(frozen=True)

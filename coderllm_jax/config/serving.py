@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from typing import ClassVar
 
+from coderllm_jax.config.access import check_access
 from coderllm_jax.config.generation import GenerationSection, PromptSection
 from coderllm_jax.config.retrieval import RetrievalSection
 from coderllm_jax.config.schema import Config, Section, option, section
@@ -13,8 +13,6 @@ from coderllm_jax.config.training import ModelSection
 from coderllm_jax.errors import ConfigError
 
 ARMS = ("base", "trained", "rag", "trained-rag")
-# Values of such variables are blotted out of whatever is written; see `redaction`.
-_SECRET_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(TOKEN|KEY|SECRET|PASSWORD)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,16 +99,7 @@ class ServingConfig(Config):
     retrieval: RetrievalSection = section(RetrievalSection)
 
     def check(self) -> None:
-        if not _SECRET_NAME.fullmatch(self.token_variable):
-            raise ConfigError(
-                f"token_variable is {self.token_variable!r}; expected a variable's name that ends "
-                "in TOKEN, KEY, SECRET or PASSWORD, such as SERVE_TOKEN"
-            )
-        if self.token_variable.upper().startswith("CODERLLM_"):
-            raise ConfigError(
-                f"token_variable is {self.token_variable!r}, which would be read as an option; "
-                "expected a name without CODERLLM_, such as SERVE_TOKEN"
-            )
+        check_access(hosts=self.hosts, token_variable=self.token_variable, example="SERVE_TOKEN")
         if len(set(self.arms)) < len(self.arms):
             raise ConfigError(f"arms is {list(self.arms)}; expected each of them once")
         if self.limits.default_tokens >= self.generation.max_length:

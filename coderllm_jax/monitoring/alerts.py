@@ -5,7 +5,8 @@
               └─ well ──┘                          └──┴─ not well ─┘
 
 A figure that is not known now changes nothing: a fault does not end because nobody can see it.
-What is over (a run that finished, a log that is gone) ends its faults. The history is handed out
+What is over (a run that finished, a log that is gone) ends its faults; a run that failed ends all
+but that one. The history is handed out
 and taken back as plain values, so that a restart goes on where it was: nothing is raised twice.
 """
 
@@ -31,6 +32,7 @@ class Subject:
 
     kind: the first part of a signal. figures: None where a figure is not known. sayings: words for
     a person about a figure, in place of its number. parent: the id that a page knows it by.
+    is_over: it has no figures any more but these, and no faults of others.
     """
 
     kind: str
@@ -40,6 +42,7 @@ class Subject:
     updated: float | None = None
     sayings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     parent: str = ""
+    is_over: bool = False
 
 
 @dataclasses.dataclass
@@ -89,7 +92,8 @@ class AlertBook:
         seen = set()
         for rule in self.rules:
             for subject in subjects:
-                if subject.kind == rule.subject and rule.matches(subject.name):
+                is_gone = subject.is_over and rule.figure not in subject.figures
+                if subject.kind == rule.subject and rule.matches(subject.name) and not is_gone:
                     seen.add((rule.name, subject.id))
                     changed += self._judge(rule, subject, now)
         for key, point in list(self._points.items()):
@@ -132,7 +136,8 @@ class AlertBook:
         if not rule.is_well(value):
             point.well_since = None
             return []
-        point.well_since = now if point.well_since is None else point.well_since
+        # The earlier: a clock that was set back must not make it wait for what has passed.
+        point.well_since = now if point.well_since is None else min(point.well_since, now)
         if now - point.well_since < rule.recover_for_s:
             return []
         alert, point.alert, point.bad_since, point.well_since = point.alert, None, None, None
@@ -144,7 +149,7 @@ class AlertBook:
         if value is None or not rule.is_bad(value):
             point.bad_since = None
             return []
-        point.bad_since = now if point.bad_since is None else point.bad_since
+        point.bad_since = now if point.bad_since is None else min(point.bad_since, now)
         if now - point.bad_since < rule.for_s:
             return []
         point.well_since = None
@@ -192,6 +197,8 @@ def _measure(rule: Rule, subject: Subject, point: _Watchpoint, now: float) -> fl
     if value is None or rule.kind != "rate":
         return value
     past = point.past
+    if past and now < past[-1][0]:
+        past.clear()
     if not past or now - past[-1][0] >= rule.within_s / _RATE_POINTS:
         past.append((now, value))
     while past[0][0] < now - rule.within_s:

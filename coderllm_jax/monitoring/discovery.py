@@ -4,10 +4,15 @@ runs/lora/config.json, manifest.json or metrics/metrics.jsonl   a run of ours
 runs/theirs/events.out.tfevents.*                               anybody's, with events only
 runs/lora/evaluation/results.json                               an evaluation
 runs/comparison/comparison.json                                 neither, nor what is below it
+
+Of more than 200 the newest are taken: those whose files changed last.
 """
 
 from __future__ import annotations
 
+import contextlib
+import heapq
+import itertools
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -19,6 +24,8 @@ from coderllm_jax.training.run_folder import RunFolder
 
 _DEEPEST = 3
 _MAX_FOUND = 200
+# A tree of so many is walked no further: the walk comes every few seconds.
+_MAX_WALKED = 5000
 _MAX_ENTRIES = 2000
 
 
@@ -41,15 +48,38 @@ def identify(name: str, path: Path) -> str:
     return f"{letters}-{zlib.crc32(str(path.absolute()).encode('utf-8', 'surrogateescape')):08x}"
 
 
-def find_all(roots: Sequence[str]) -> list[Found]:
-    """Runs and evaluations in or below the roots, in the order of their names."""
-    found: dict[Path, Found] = {}
-    for root in map(Path, roots):
-        for each in _walk(root, root, _DEEPEST):
-            found.setdefault(each.path.absolute(), each)
-            if len(found) == _MAX_FOUND:
-                return list(found.values())
-    return list(found.values())
+class Discovery(NamedTuple):
+    """What there is, in the order of names, and how many were older and are left out."""
+
+    found: list[Found]
+    num_left_out: int
+
+
+def find_all(roots: Sequence[str]) -> Discovery:
+    """Runs and evaluations in or below the roots; `~` is the home folder."""
+    walks = (
+        each
+        for root in (Path(root).expanduser() for root in roots)
+        for each in _walk(root, root, _DEEPEST)
+    )
+    by_path: dict[Path, Found] = {}
+    for each in itertools.islice(walks, _MAX_WALKED):
+        by_path.setdefault(each.path.absolute(), each)
+    found = list(by_path.values())
+    if len(found) > _MAX_FOUND:
+        newest = set(heapq.nlargest(_MAX_FOUND, found, key=_changed))
+        found = [each for each in found if each in newest]
+    return Discovery(found, len(by_path) - len(found))
+
+
+def _changed(found: Found) -> float:
+    """When a folder, or the log or results in it, was last written to."""
+    paths = (found.path, RunFolder(found.path).metrics_log, found.path / "results.json")
+    times = [0.0]
+    for path in paths:
+        with contextlib.suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return max(times)
 
 
 def _walk(folder: Path, root: Path, depth: int) -> Iterator[Found]:

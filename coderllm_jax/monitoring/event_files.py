@@ -2,11 +2,11 @@
 
     events.out.tfevents.*     length u64 │ its checksum u32 │ Event (protobuf) │ checksum u32 │ …
 
-    read() → [Scalar(step=20, time=1.7e9, name="eval_loss", value=2.91), …]
+    read() → [Scalar(step=20, time=1.7e9, tag="eval/loss", value=2.91), Restart(step=10), …]
 
 TensorFlow takes 800 MB to read a float. The framing is twelve lines, and TensorBoard's own package
-has the messages. Names are brought into ours, so that runs can be laid over each other:
-`train/loss` is `loss`; `eval/loss`, `val/loss` and `val_loss` are `eval_loss`.
+has the messages. `common_name` brings tags into our names, so that runs can be laid over each
+other: `train/loss` is `loss`; `eval/loss`, `val/loss` and `val_loss` are `eval_loss`.
 
 Covers: simple values, and tensors of one number. Does not cover: images, histograms, texts, and
 bit rot inside a message (the length's checksum is looked at, the message's is not).
@@ -34,12 +34,18 @@ class Scalar(NamedTuple):
 
     step: int
     time: float
-    name: str
+    tag: str
     value: float | None
 
 
+class Restart(NamedTuple):
+    """The writer went back: of no tag does what it wrote at `step` or after it count any more."""
+
+    step: int
+
+
 class EventFile:
-    """The scalars of one event file as they come. `damage` is set where it cannot be followed."""
+    """What one event file says, as it comes. `damage` is set where it cannot be followed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -47,8 +53,8 @@ class EventFile:
         self._offset = 0
         self._size = -1
 
-    def read(self) -> tuple[list[Scalar], bool]:
-        """Scalars that are new, and whether there is more to read at once."""
+    def read(self) -> tuple[list[Scalar | Restart], bool]:
+        """What is new, in its order, and whether there is more to read at once."""
         if self.damage:
             return [], False
         try:
@@ -64,10 +70,10 @@ class EventFile:
                 data += file.read(self._missing(data))
         except OSError:
             return [], False
-        scalars = self._parse(data)
+        found = self._parse(data)
         more = self._offset < size and len(data) >= _CHUNK_BYTES and not self.damage
         self._size = -1 if more else size
-        return scalars, more
+        return found, more
 
     def _missing(self, data: bytes) -> int:
         """How much more must be read so that at least one whole message is there."""
@@ -76,11 +82,11 @@ class EventFile:
         (length, _) = _HEADER.unpack_from(data)
         return max(0, min(length, _MAX_MESSAGE_BYTES) + _HEADER.size + 4 - len(data))
 
-    def _parse(self, data: bytes) -> list[Scalar]:
-        from tensorboard.compat.proto.event_pb2 import Event
+    def _parse(self, data: bytes) -> list[Scalar | Restart]:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
-        scalars: list[Scalar] = []
+        found: list[Scalar | Restart] = []
         start = 0
         while start + _HEADER.size <= len(data):
             length, checksum = _HEADER.unpack_from(data, start)
@@ -95,10 +101,12 @@ class EventFile:
             except Exception:  # noqa: BLE001 - protobuf's implementations raise several kinds
                 self.damage = f"{self.path}: no event message at byte {self._offset + start}"
                 break
-            scalars += _scalars(event)
+            if event.session_log.status == SessionLog.START:
+                found.append(Restart(event.step))
+            found += _scalars(event)
             start = end
         self._offset += start
-        return scalars
+        return found
 
 
 def common_name(tag: str) -> str:
@@ -114,7 +122,7 @@ def _scalars(event: Any) -> list[Scalar]:
         number = _number(value)
         if number is not None:
             finite = number if math.isfinite(number) else None
-            found.append(Scalar(event.step, event.wall_time, common_name(value.tag), finite))
+            found.append(Scalar(event.step, event.wall_time, value.tag, finite))
     return found
 
 

@@ -6,7 +6,7 @@
 
 A figure that is not known has no sample: a graph shows a gap, not 0. Names end in their unit, as
 Prometheus wants it; `promtool check metrics` has no complaint. Names of runs and logs are label
-values, which the text format escapes.
+values, which the text format escapes; credentials in them are blotted out before it does.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from coderllm_jax.monitoring.views import MachineView, Overview, RunView, TrafficView
+from coderllm_jax.redaction import redactor
 
 _PREFIX = "coderllm_monitor"
 _RUN_FIGURES = (
@@ -55,12 +56,21 @@ class _Collector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Every figure that is known now."""
-        overview = self._watch.overview()
-        yield from _runs(overview.runs)
-        yield from _traffic(overview.traffic)
-        yield from _machine(overview.machine)
-        yield from _quality(overview)
-        yield from _alerts(overview)
+        clean = redactor()
+        for family in _families(self._watch.overview()):
+            family.samples = [
+                sample._replace(labels={key: clean(text) for key, text in sample.labels.items()})
+                for sample in family.samples
+            ]
+            yield family
+
+
+def _families(overview: Overview) -> Iterator[Metric]:
+    yield from _runs(overview.runs)
+    yield from _traffic(overview.traffic)
+    yield from _machine(overview.machine)
+    yield from _quality(overview)
+    yield from _alerts(overview)
 
 
 class _Gauges:
@@ -192,7 +202,9 @@ def _machine(machine: MachineView) -> Iterator[Metric]:
 
 def _quality(overview: Overview) -> Iterator[Metric]:
     gauges = _Gauges("evaluation", ["evaluation", "name", "figure"])
-    for version in overview.quality.versions:
+    # Of an evaluation that was made again, the newest: a graph has the earlier ones.
+    newest = {version.id: version for version in overview.quality.versions}
+    for version in newest.values():
         for score in version.scores:
             labels = [version.id, version.name, score.name]
             gauges.add("score", "Scores as evaluations wrote them.", labels, score.value)

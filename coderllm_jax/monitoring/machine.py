@@ -28,7 +28,7 @@ _MAX_SENSORS = 32
 
 
 class MachineWatch:
-    """`look` takes the figures, `view` and `columns` give them."""
+    """`look` takes the figures, `view` and `columns` give them; a look's number is its step."""
 
     def __init__(
         self, folders: Sequence[str], *, max_rows: int, accelerators: Accelerators | None = None
@@ -39,6 +39,7 @@ class MachineWatch:
         self._process = psutil.Process()
         self._cpu_times: Any = None
         self._own_time: tuple[float, float] | None = None
+        self._num_looks = 0
         self.columns = Columns(max_rows=max_rows)
         self._view = MachineView(
             time=None,
@@ -86,7 +87,9 @@ class MachineWatch:
             notes=notes,
             series=[],
         )
-        self.columns.append(len(self.columns), now, self._figures())
+        # Not the number of rows, which falls as old ones thin out.
+        self.columns.append(self._num_looks, now, self._figures())
+        self._num_looks += 1
 
     def view(self) -> MachineView:
         """The latest look."""

@@ -4,6 +4,9 @@
                       ▲              │
                       └── failed: again after 5, 10, 20 … 600 s, dropped after a day
 
+    status    "sent" is said of an alert whose note went, "dropped" where one was given up or its
+              place is configured no more, "none configured" where there was no place to send it to
+
     targets   apprise URLs (mail, chat, webhook); secrets: nothing of them is kept or said but a
               digest, and the scheme for a person: "json #1"
 
@@ -64,13 +67,15 @@ class Outbox:
             check_urls(urls)
         self._send, self._clock = send or send_by_apprise, clock
         self._retry_s, self._max_retry_s, self._give_up_s = retry_s, max_retry_s, give_up_s
-        self._entries = [
-            dict(entry) for entry in state.get("entries", ()) if entry["target"] in self._targets
-        ]
-        self._dropped: set[str] = set(state.get("dropped", ()))
+        self._entries = [dict(entry) for entry in state.get("entries", ())]
+        # Alerts' ids in the order of what became of them; the latest are kept.
+        self._sent = dict.fromkeys(state.get("sent", ()))
+        self._dropped = dict.fromkeys(state.get("dropped", ()))
         self._pool = concurrent.futures.ThreadPoolExecutor(1, "notifications")
         self._sending: tuple[dict[str, Any], concurrent.futures.Future[bool]] | None = None
         self.changed = False
+        for entry in [each for each in self._entries if each["target"] not in self._targets]:
+            self._drop(entry)
 
     def put(self, note: Note) -> None:
         """Queues a note for every target."""
@@ -85,8 +90,10 @@ class Outbox:
                 }
             )
             self.changed = True
+        under_way = self._sending[0] if self._sending is not None else None
         for entry in self._entries[:-_MAX_NOTES]:
-            self._drop(entry)
+            if entry is not under_way:
+                self._drop(entry)
 
     def pump(self) -> None:
         """Sees what became of the last attempt and begins the next that is due; never waits."""
@@ -104,7 +111,8 @@ class Outbox:
             if is_head and now - entry["queued"] > self._give_up_s and entry["tries"]:
                 self._drop(entry)
                 heads.discard(entry["target"])
-            elif is_head and entry["next"] <= now:
+            # No wait is longer than that: the clock was set back.
+            elif is_head and not now < entry["next"] <= now + self._max_retry_s:
                 note = Note(**entry["note"])
                 url = self._targets[entry["target"]]
                 self._sending = (entry, self._pool.submit(self._send, url, note))
@@ -122,19 +130,23 @@ class Outbox:
 
     def state(self) -> dict[str, Any]:
         """Plain values, without any URL."""
-        return {"entries": self._entries, "dropped": sorted(self._dropped)[-_MAX_NOTES:]}
+        return {
+            "entries": self._entries,
+            "sent": list(self._sent)[-_MAX_NOTES:],
+            "dropped": list(self._dropped)[-_MAX_NOTES:],
+        }
 
     def status(self, alert_id: str) -> str:
         """What became of an alert's notes, in words."""
-        if not self._targets:
-            return "none configured"
         waiting = [e for e in self._entries if e["note"]["alert_id"] == alert_id]
         tries = max((entry["tries"] for entry in waiting), default=0)
         if tries:
             return f"waiting: {tries} {'try' if tries == 1 else 'tries'} failed"
         if waiting:
             return "waiting"
-        return "dropped" if alert_id in self._dropped else "sent"
+        if alert_id in self._dropped:
+            return "dropped"
+        return "sent" if alert_id in self._sent else "none configured"
 
     def problems(self) -> list[str]:
         """A sentence for each target that cannot be reached now."""
@@ -150,16 +162,21 @@ class Outbox:
     def _settle(self, entry: dict[str, Any], attempt: concurrent.futures.Future[bool]) -> None:
         self.changed = True
         if attempt.exception() is None and attempt.result():
-            self._entries.remove(entry)
+            self._remove(entry, self._sent)
             return
         entry["tries"] += 1
         wait_s = min(self._max_retry_s, self._retry_s * 2.0 ** (entry["tries"] - 1))
         entry["next"] = self._clock() + wait_s
 
     def _drop(self, entry: dict[str, Any]) -> None:
-        self._entries.remove(entry)
-        self._dropped.add(entry["note"]["alert_id"])
+        self._remove(entry, self._dropped)
         self.changed = True
+
+    def _remove(self, entry: dict[str, Any], became: dict[str, None]) -> None:
+        # By identity: two notes may say the same.
+        self._entries = [each for each in self._entries if each is not entry]
+        became.pop(entry["note"]["alert_id"], None)
+        became[entry["note"]["alert_id"]] = None
 
 
 def urls_from_environment(variable: str) -> list[str]:
@@ -181,10 +198,18 @@ def check_urls(urls: Sequence[str]) -> None:
 
 
 def send_by_apprise(url: str, note: Note) -> bool:
-    """Tries one URL once."""
-    sender = _quiet_apprise().Apprise()
+    """Tries one URL once; what looks like markup in a note arrives as the characters it is."""
+    apprise = _quiet_apprise()
+    sender = apprise.Apprise()
     sender.add(url)
-    return bool(sender.notify(title=note.title, body=note.body, notify_type=note.kind))
+    return bool(
+        sender.notify(
+            title=note.title,
+            body=note.body,
+            notify_type=note.kind,
+            body_format=apprise.NotifyFormat.TEXT,
+        )
+    )
 
 
 def name_target(url: str, number: int) -> str:

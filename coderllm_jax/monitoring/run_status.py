@@ -9,7 +9,8 @@
     started                     silent, and its process is gone  failed
 
 Covers: a process that was killed, suspended, or waits for something for ever; a host that is down
-(stalled: from outside nobody can tell the two apart). Does not cover: clocks of other hosts that
+(stalled: from outside nobody can tell the two apart); a computer that slept, whose silence counts
+from when it woke. Does not cover: clocks of other hosts that
 are wrong by more than `_SILENT_AFTER_S` before a first change of theirs was seen.
 """
 
@@ -80,8 +81,12 @@ def judge(
     last_row: float | None,
     step_time_s: float | None,
     now: float,
+    awake: float = 0.0,
 ) -> Judgement:
-    """The run's status at `now`; `events` are its journal's, `last_row` its newest row's time."""
+    """The run's status at `now`; `events` are its journal's, `last_row` its newest row's time.
+
+    `awake`: nothing could be seen to move before this time.
+    """
     last: Mapping[str, Any] = next(
         (event for event in reversed(events) if event["event"] in (*_ENDS, "started")), {}
     )
@@ -95,7 +100,7 @@ def judge(
     silent = max(processes, key=lambda process: process.silent_s)
     started = float(last.get("time", 0.0))
     is_new = last_row is None or last_row < started
-    moved = max([each.since for each in processes] + [last_row or 0.0])
+    moved = max([each.since for each in processes] + [last_row or 0.0, awake])
     idle_s = max(0.0, now - moved)
     if silent.silent_s > _SILENT_AFTER_S:
         return _judge_silence(silent, max(idle_s, silent.silent_s))

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from coderllm_jax.monitoring.columns import Columns
+from coderllm_jax.monitoring.columns import Columns, ColumnsByName
 from coderllm_jax.monitoring.discovery import Found
 from coderllm_jax.monitoring.json_files import JsonFile, dig, number, parse_rows
 from coderllm_jax.monitoring.run_health import RunHealth
@@ -37,14 +37,19 @@ FRESH_S = 120.0
 _RECENT_END_S = 3600.0
 _MAX_STEP = 2.0**53
 RATE_ROWS = 20
+# A look that comes so much later than those before it: this computer, or the monitor, slept.
+_SLEPT_S = 20.0
 
 
 class Watched(Protocol):
     """What `Watch` does with a run of either kind."""
 
     found: Found
-    columns: Columns
     revision: int
+
+    @property
+    def columns(self) -> Columns | ColumnsByName:
+        """Its series."""
 
     def poll(self, now: float) -> bool:
         """Reads what is new; whether there is more to read at once."""
@@ -81,10 +86,14 @@ class RunWatch:
         self._samples: deque[dict[str, Any]] = deque(maxlen=_SAMPLES_KEPT)
         self._events: deque[dict[str, Any]] = deque(maxlen=_EVENTS_KEPT)
         self._first_start: float | None = None
+        self._polled: float | None = None
+        self._usual_gap_s = math.inf
+        self._awake = 0.0
         self._forget_rows()
 
     def poll(self, now: float) -> bool:
         """Reads what is new in any of the run's files."""
+        self._notice_sleep(now)
         for file in (self._config, self._manifest, self._summary):
             file.refresh()
         self._read_reports(now)
@@ -148,10 +157,21 @@ class RunWatch:
             **self.columns.latest(),
             **health,
             "idle_s": judgement.idle_s,
-            "stalled": float(judgement.status == "stalled"),
+            # Just awake, nobody can tell: that ends no stall and begins none.
+            "stalled": None
+            if now - self._awake <= _SLEPT_S
+            else float(judgement.status == "stalled"),
             "failed": 0.0,
             "mfu": self._mfu(),
         }
+
+    def _notice_sleep(self, now: float) -> None:
+        if self._polled is not None:
+            gap_s = now - self._polled
+            if gap_s > self._usual_gap_s + _SLEPT_S:
+                self._awake = now
+            self._usual_gap_s = gap_s
+        self._polled = now
 
     def _forget_rows(self) -> None:
         self.columns.clear()
@@ -263,7 +283,7 @@ class RunWatch:
             time = number(report.get("time"))
             if time is None:
                 continue
-            silent_s = max(0.0, min(now - time, now - changed))
+            silent_s = max(0.0, min(now - time, now - changed, now - self._awake))
             found.append(Process.from_report(report, silent_s=silent_s))
         return found
 
@@ -288,6 +308,7 @@ class RunWatch:
             last_row=self._last_row_time,
             step_time_s=self._times.step_time_s,
             now=now,
+            awake=self._awake,
         )
 
     def step(self, now: float) -> int | None:

@@ -1,22 +1,37 @@
-"""Scores over versions: what evaluations wrote into results.json, whenever one changes."""
+"""Scores over versions: what evaluations wrote into results.json, each time that one changed.
+
+    a/evaluation/results.json   fact_f1 0.41 ──► 0.45        evaluated again: two versions of one id
+    b/evaluation/results.json        fact_f1 0.50
+
+    ScoresWatch(earlier)   poll() → something is new; state() → what the next process's `earlier` is
+
+A file that is written anew with the same scores is no new version. A version's time is when its
+file was written, as results carry none.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from coderllm_jax.monitoring.discovery import Found
 from coderllm_jax.monitoring.json_files import JsonFile, dig, number
 from coderllm_jax.monitoring.views import QualityView, ScoreView, VersionView
 
 _MAX_SCORES = 200
+# All of them travel to each page that is opened; the newest of each evaluation always stays.
+_MAX_EARLIER = 100
 
 
 class ScoresWatch:
     """Evaluations that were found, read again when their files change."""
 
-    def __init__(self) -> None:
+    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
+        """`state` is what `state()` gave in an earlier process."""
         self._files: dict[str, tuple[Found, JsonFile]] = {}
-        self._versions: dict[str, VersionView] = {}
+        # In the order in which they were seen.
+        self._versions = [_recall(values) for values in (state or {}).get("versions", ())]
 
     def watch(self, found: Sequence[Found]) -> None:
         """These, and no others from here on."""
@@ -25,19 +40,39 @@ class ScoresWatch:
             each.id: known.get(each.id, (each, JsonFile(each.path / "results.json")))
             for each in found
         }
-        self._versions = {k: v for k, v in self._versions.items() if k in self._files}
 
-    def poll(self) -> None:
-        """Reads what has changed."""
-        for key, (found, file) in self._files.items():
-            if file.refresh():
-                self._versions[key] = _version(found, file)
+    def poll(self) -> bool:
+        """Reads what has changed; whether there is a version that was not there."""
+        changed = [pair for pair in self._files.values() if pair[1].refresh()]
+        return sum(self._add(_version(found, file)) for found, file in changed) > 0
 
     def view(self) -> QualityView:
         """Oldest first."""
-        versions = sorted(self._versions.values(), key=lambda version: version.time)
+        versions = [version for version in self._versions if version.id in self._files]
+        versions.sort(key=lambda version: version.time)
         names = dict.fromkeys(score.name for version in versions for score in version.scores)
         return QualityView(versions, list(names))
+
+    def state(self) -> dict[str, Any]:
+        """Plain values that `ScoresWatch` takes back."""
+        return {"versions": [dataclasses.asdict(version) for version in self._versions]}
+
+    def _add(self, version: VersionView) -> bool:
+        newest = {each.id: each for each in self._versions}
+        last = newest.get(version.id)
+        if last is not None and (last.scores, last.model) == (version.scores, version.model):
+            return False
+        if last is not None and not last.scores:
+            self._versions.remove(last)
+        earlier = [each for each in self._versions if newest[each.id] is not each]
+        for each in earlier[: max(0, len(earlier) - _MAX_EARLIER + 1)]:
+            self._versions.remove(each)
+        self._versions.append(version)
+        return True
+
+
+def _recall(values: Mapping[str, Any]) -> VersionView:
+    return VersionView(**{**values, "scores": [ScoreView(**score) for score in values["scores"]]})
 
 
 def _version(found: Found, file: JsonFile) -> VersionView:

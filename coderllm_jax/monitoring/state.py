@@ -2,6 +2,7 @@
 
     runs/.monitor/
       state.json              firing alerts, history, unsent notifications
+      scores.json             what evaluations found, earlier ones of the same folder included
       references/<log>.json   what is usual in a request log, and how far it was judged
       lock                    one monitor at a time
 

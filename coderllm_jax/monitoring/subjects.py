@@ -18,11 +18,20 @@ def run_subject(run: Watched, now: float) -> Subject | None:
     figures = run.figures(now)
     if figures is None:
         return None
-    reason = run.judgement(now).reason
+    judgement = run.judgement(now)
+    reason = judgement.reason
     sayings = {"stalled": reason, "failed": reason} if reason else {}
     if figures.get("not_finite"):
         sayings["not_finite"] = f"at step {run.step(now)}"
-    return Subject("run", run.found.id, run.found.name, figures, run.columns.last_time, sayings)
+    return Subject(
+        "run",
+        run.found.id,
+        run.found.name,
+        figures,
+        run.columns.last_time,
+        sayings,
+        is_over=judgement.status == "failed",
+    )
 
 
 def traffic_subjects(traffic: TrafficWatch, now: float) -> Iterator[Subject]:

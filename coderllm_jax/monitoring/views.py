@@ -209,7 +209,10 @@ class ScoreView:
 
 @dataclasses.dataclass(frozen=True)
 class VersionView:
-    """One results.json: what was evaluated, when, and how well it did."""
+    """What one results.json held at a time: what was evaluated, and how well it did.
+
+    id: the evaluation's; several versions have it where it was made again.
+    """
 
     id: str
     name: str

@@ -12,12 +12,15 @@
     request logs ─┼─► subjects ──► rules ──► alerts ──► outbox ──► mail, chat, webhook
     machine      ─┘                            └────── state folder (the only thing written)
 
-Not thread-safe: one thread polls and looks.
+Times of day are compared with those in files; how often something is done goes by a clock that
+nobody sets. Not thread-safe: one thread polls and looks.
 """
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import heapq
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +30,7 @@ import numpy as np
 
 from coderllm_jax.config.monitoring import MonitoringConfig
 from coderllm_jax.monitoring.alerts import Alert, AlertBook, Subject, alert_view
-from coderllm_jax.monitoring.columns import Columns, Points, decimate
+from coderllm_jax.monitoring.columns import Columns, ColumnsByName, Points, decimate
 from coderllm_jax.monitoring.discovery import find_all
 from coderllm_jax.monitoring.events_watch import EventsWatch
 from coderllm_jax.monitoring.machine import ID as MACHINE
@@ -51,7 +54,7 @@ _SAVE_EVERY_S = 30.0
 _MAX_LOGS = 20
 _LOG_GONE_S = 600.0
 _ALERTS_SHOWN = 200
-_STATE = "state.json"
+_STATE, _SCORES = "state.json", "scores.json"
 _KINDS = {"info": "info", "warning": "warning", "critical": "failure"}
 
 
@@ -63,22 +66,23 @@ class Watch:
         config: MonitoringConfig,
         *,
         clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
         machine: MachineWatch | None = None,
         urls: Sequence[str] | None = None,
         send: Send | None = None,
     ) -> None:
         """`clock` gives Unix seconds, which are compared with the times in files.
 
-        `urls` and `send` stand in for the environment's alert URLs and for apprise. Raises
-        ConfigError where rules, the field map or a URL are wrong, and RunError where the state
-        folder cannot be had.
+        `steady` gives seconds that never run back, for what is done every so often. `urls` and
+        `send` stand in for the environment's alert URLs and for apprise. Raises ConfigError where
+        rules, the field map or a URL are wrong, and RunError where the state folder cannot be had.
         """
-        self._config, self._clock = config, clock
+        self._config, self._clock, self._steady = config, clock, steady
         rules = load_rules(config.alerts.rules)
         self._reader = RequestReader(config.traffic.fields)
         if urls is None:
             urls = urls_from_environment(config.alerts.urls_variable)
-        self._state = StateFolder(Path(config.state_dir))
+        self._state = StateFolder(Path(config.state_dir).expanduser())
         try:
             self._book, self._outbox = self._recall(rules, urls, send)
         except BaseException:
@@ -87,10 +91,10 @@ class Watch:
         self._runs: dict[str, Watched] = {}
         self._traffic: dict[str, TrafficWatch] = {}
         self._log_seen: dict[str, float] = {}
-        self._scores = ScoresWatch()
-        self._machine = machine or MachineWatch(
-            [*config.runs, config.state_dir], max_rows=config.max_points
-        )
+        self._scores = self._recall_scores()
+        folders = [str(Path(each).expanduser()) for each in (*config.runs, config.state_dir)]
+        self._machine = machine or MachineWatch(folders, max_rows=config.max_points)
+        self._num_left_out = {"runs and evaluations": 0, "request logs": 0}
         self._discovered = self._looked = self._saved = float("-inf")
         self._is_caught_up = self._is_unsaved = False
 
@@ -100,14 +104,15 @@ class Watch:
         Rules wait until everything that was there at the beginning has been read: what was long
         over then is no news.
         """
-        now = self._clock()
-        if now - self._discovered >= _DISCOVER_EVERY_S:
-            self._discover()
-            self._discovered = now
-        if now - self._looked >= self._config.machine_s:
+        now, steady = self._clock(), self._steady()
+        if steady - self._discovered >= _DISCOVER_EVERY_S:
+            self._discover(steady)
+            self._discovered = steady
+        if steady - self._looked >= self._config.machine_s:
             self._machine.look(now)
-            self._looked = now
-        self._scores.poll()
+            self._looked = steady
+        if self._scores.poll():
+            self._state.write(_SCORES, self._scores.state())
         more = self._read(now)
         self._is_caught_up |= not more
         if self._is_caught_up:
@@ -115,9 +120,9 @@ class Watch:
         self._outbox.pump()
         if self._is_unsaved or self._outbox.changed:
             self._save_alerts()
-        if now - self._saved >= _SAVE_EVERY_S:
+        if steady - self._saved >= _SAVE_EVERY_S:
             self._save_references()
-            self._saved = now
+            self._saved = steady
         return more
 
     def close(self) -> None:
@@ -204,8 +209,17 @@ class Watch:
         except (TypeError, KeyError, AttributeError) as error:  # not what was written here
             return build(self._state.set_aside(_STATE, error))
 
-    def _discover(self) -> None:
-        found = {each.id: each for each in find_all(self._config.runs)}
+    def _recall_scores(self) -> ScoresWatch:
+        state = self._state.read(_SCORES)
+        try:
+            return ScoresWatch(state)
+        except (TypeError, KeyError, AttributeError) as error:
+            return ScoresWatch(self._state.set_aside(_SCORES, error))
+
+    def _discover(self, steady: float) -> None:
+        discovery = find_all(self._config.runs)
+        self._num_left_out["runs and evaluations"] = discovery.num_left_out
+        found = {each.id: each for each in discovery.found}
         self._scores.watch([each for each in found.values() if each.kind == "evaluation"])
         for run_id in set(self._runs) - set(found):
             del self._runs[run_id]
@@ -215,23 +229,30 @@ class Watch:
                 self._runs[run_id] = kind(each, max_rows=self._config.max_points)
         paths = {str(path): path for path in self._find_logs()}
         for key, path in paths.items():
-            self._log_seen[key] = self._clock()
+            self._log_seen[key] = steady
             if key not in self._traffic:
                 self._traffic[key] = self._open_log(path)
         for key in set(self._traffic) - set(paths):
             # While a log is rotated it is away for a moment.
-            if self._clock() - self._log_seen[key] > _LOG_GONE_S:
+            if steady - self._log_seen[key] > _LOG_GONE_S:
                 self._traffic.pop(key).close()
 
     def _find_logs(self) -> list[Path]:
-        """Logs that are there now."""
+        """Logs that are there now; of too many those that were written to last."""
         paths = [
             Path(path)
             for pattern in self._config.traffic.logs
             # Not Path.glob: a pattern may be absolute.
             for path in sorted(glob.glob(str(Path(pattern).expanduser())))  # noqa: PTH207
         ]
-        return [path for path in paths if path.is_file()][:_MAX_LOGS]
+        changed: dict[Path, float] = {}
+        for path in paths:
+            with contextlib.suppress(OSError):
+                if path.is_file():
+                    changed[path] = path.stat().st_mtime
+        newest = heapq.nlargest(_MAX_LOGS, changed, key=changed.__getitem__)
+        self._num_left_out["request logs"] = len(changed) - len(newest)
+        return [path for path in changed if path in newest]
 
     def _open_log(self, path: Path) -> TrafficWatch:
         def build(state: Mapping[str, Any]) -> TrafficWatch:
@@ -285,7 +306,7 @@ class Watch:
             if traffic.has_news():
                 self._state.write(_reference_name(traffic.id), traffic.state())
 
-    def _columns(self, id: str) -> tuple[Columns, int]:
+    def _columns(self, id: str) -> tuple[Columns | ColumnsByName, int]:
         if id == MACHINE:
             return self._machine.columns, 0
         for traffic in self._traffic.values():
@@ -301,7 +322,12 @@ class Watch:
             if isinstance(run, EventsWatch)
             for problem in run.damage
         ]
-        return [*damage, *self._state.problems, *self._outbox.problems()]
+        left_out = [
+            f"older {what} that are not watched, because there are too many: {count}"
+            for what, count in self._num_left_out.items()
+            if count
+        ]
+        return [*damage, *left_out, *self._state.problems, *self._outbox.problems()]
 
 
 def _reference_name(log_id: str) -> str:
@@ -320,7 +346,12 @@ def _note(alert: Alert) -> Note:
 
 
 def _plain_points(
-    columns: Columns, name: str, *, since_step: int, until_step: int | None, max_points: int
+    columns: Columns | ColumnsByName,
+    name: str,
+    *,
+    since_step: int,
+    until_step: int | None,
+    max_points: int,
 ) -> dict[str, list[Any]]:
     points = columns.points(name, since_step=since_step)
     if until_step is not None:

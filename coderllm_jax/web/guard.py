@@ -23,9 +23,10 @@ import hashlib
 import hmac
 import ipaddress
 import json
+import os
 import re
 import urllib.parse
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -49,6 +50,7 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened at
 _PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]+)?")
 _SHORTEST_TOKEN = 16
@@ -82,6 +84,39 @@ class Access:
             'ASCII without spaces; make one: python -c "import secrets; '
             'print(secrets.token_urlsafe())"'
         )
+
+
+def access_of(
+    *,
+    host: str,
+    hosts: Sequence[str],
+    token_variable: str,
+    section: str = "",
+    max_body_bytes: int,
+    body_timeout_s: float,
+    open_paths: tuple[str, ...],
+) -> Access:
+    """Who may ask what listens at `host`: anybody on this machine, or whoever has the token.
+
+    `token_variable` names the environment's variable; `section` is put before the options' names.
+    Raises ConfigError where others could ask without a token, or could not ask at all.
+    """
+    token = os.environ.get(token_variable, "").strip() or None
+    if token is None and not is_loopback(host):
+        raise ConfigError(
+            f"{section}host is {host!r}, which others can reach, and there is no token; set the "
+            f"variable {token_variable} to one of {_SHORTEST_TOKEN} characters or more, or "
+            f"{section}host=127.0.0.1"
+        )
+    if host in _EVERYWHERE and not hosts:
+        raise ConfigError(
+            f"{section}host is {host!r} and {section}hosts is empty; set {section}hosts to the "
+            "names and addresses that clients call this server by"
+        )
+    named = () if host in _EVERYWHERE else (host,)
+    return Access(
+        (*LOOPBACK_NAMES, *named, *hosts), token, max_body_bytes, body_timeout_s, open_paths
+    )
 
 
 def is_loopback(host: str) -> bool:

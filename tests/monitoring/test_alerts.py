@@ -43,6 +43,17 @@ def test_a_figure_that_is_not_known_ends_nothing_and_begins_nothing(tmp_path):
     assert len(alerts.firing) == 1
 
 
+def test_a_clock_that_is_set_back_delays_no_rate(tmp_path):
+    alerts = book(
+        tmp_path, "fills:\n  signal: disk.used_fraction\n  rises_by: 0.1\n  within: 60s\n"
+    )
+    assert play(alerts, [0.1, 0.1], kind="disk", figure="used_fraction", start=9000) == []
+    assert play(alerts, [0.1, 0.1, 0.3], kind="disk", figure="used_fraction", start=0) == [
+        ("+", 10.0)
+    ]
+    assert play(alerts, [0.3] * 20, kind="disk", figure="used_fraction", start=15) == [("-", 70.0)]
+
+
 def test_what_is_over_ends_its_faults(tmp_path):
     alerts = book(tmp_path, HOT)
     play(alerts, [95, 95, 95])

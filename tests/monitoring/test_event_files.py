@@ -47,10 +47,10 @@ def test_scalars_of_both_kinds_come_once(tmp_path):
     )
     path.write_bytes(whole[:-10])
     file = EventFile(path)
-    assert file.read() == ([Scalar(1, 101.0, "loss", 3.0)], False)
+    assert file.read() == ([Scalar(1, 101.0, "train/loss", 3.0)], False)
     path.write_bytes(whole)
     found, more = file.read()
-    assert found == [Scalar(2, 102.0, "eval_loss", 2.5), Scalar(2, 102.0, "packed", 0.125)]
+    assert found == [Scalar(2, 102.0, "eval/loss", 2.5), Scalar(2, 102.0, "packed", 0.125)]
     assert not more
     assert file.read() == ([], False)
     assert file.damage == ""
@@ -86,7 +86,7 @@ def test_what_is_no_event_is_said_and_left(tmp_path):
 def test_what_clu_wrote_through_tensorflow_is_read():
     """The fixture: two scalars and a text at step 3, a NaN at step 4, by SummaryWriter of CLU."""
     file = EventFile(Path(__file__).parents[1] / "fixtures" / "clu.tfevents")
-    found = [(scalar.step, scalar.name, scalar.value) for scalar in file.read()[0]]
+    found = [(scalar.step, common_name(scalar.tag), scalar.value) for scalar in file.read()[0]]
     assert found == [(3, "loss", 1.5), (3, "eval_loss", 2.5), (4, "loss", None)]
 
 

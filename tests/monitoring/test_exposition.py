@@ -33,6 +33,18 @@ def text(tmp_path):
     return text
 
 
+def test_a_secret_that_the_format_escapes_does_not_leave(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_API_KEY", 'canary-"\\quoted')
+    MadeRun(tmp_path / "runs" / 'by canary-"\\quoted', Clock()).event("started")
+    watch = open_watch(tmp_path, Clock())
+    watch.poll()
+    text = generate_latest(registry(watch)).decode()
+    watch.close()
+    names = {each.labels.get("name") for each in samples(text)}
+    assert "by ***" in names
+    assert "canary" not in " ".join(map(str, names))
+
+
 def samples(text):
     return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coderllm_jax.monitoring import accelerators, machine
+from coderllm_jax.monitoring import accelerators, columns, machine
 from coderllm_jax.monitoring.accelerators import Accelerators
 from coderllm_jax.monitoring.machine import MachineWatch
 from tests.fakes import FakeNvml, FakeTpuInfo
@@ -36,6 +36,19 @@ def test_this_machine(tmp_path):
     assert watch.view().cpu_fraction is None or 0 <= watch.view().cpu_fraction <= 1
     assert watch.view().own_cpu_fraction > 0
     assert len(watch.columns.points("memory_used_fraction").values) == 2
+
+
+def test_looks_are_numbered_upwards_although_old_ones_thin_out(monkeypatch):
+    monkeypatch.setattr(columns, "_FIRST_CAPACITY", 16)
+    watch = MachineWatch([], max_rows=16, accelerators=Accelerators(find=list))
+    for i in range(40):
+        watch.look(float(i))
+    points = watch.columns.points("memory_used_fraction")
+    assert len(points.steps) < 30
+    assert points.steps.tolist() == sorted(set(points.steps.tolist()))
+    assert points.steps[-1] == 39
+    newest = watch.columns.points("memory_used_fraction", since_step=37)
+    assert newest.times.tolist() == [38.0, 39.0]
 
 
 def test_no_sensors_is_said(monkeypatch):

@@ -71,6 +71,16 @@ def test_it_is_tried_again_and_later_each_time(clock):
     assert box.state()["entries"] == []
 
 
+def test_a_clock_that_was_set_back_holds_nothing_up(clock):
+    script = Script(False, True)
+    box = outbox(clock, script)
+    box.put(NOTE)
+    pump(box)
+    clock.now -= 3600
+    pump(box)
+    assert script.sent == [("json://one", NOTE.title)]
+
+
 def test_status_in_words(clock):
     box = outbox(clock, Script(False))
     box.put(NOTE)
@@ -126,6 +136,38 @@ def test_the_queue_is_bounded(clock):
     for _ in range(2500):
         box.put(NOTE)
     assert len(box.state()["entries"]) == 2000
+
+
+def test_sent_is_said_of_nothing_that_was_not(clock):
+    nowhere = outbox(clock, Script(True), urls=())
+    nowhere.put(NOTE)
+    later = outbox(clock, Script(True), state=json.loads(json.dumps(nowhere.state())))
+    assert later.status("a1") == "none configured"  # it was raised before there was a place
+    down = outbox(clock, Script(False))
+    down.put(NOTE._replace(alert_id="a2"))
+    pump(down)
+    moved = outbox(clock, Script(True), urls=("json://two",), state=down.state())
+    assert (moved.status("a2"), moved.changed) == ("dropped", True)
+    moved.put(NOTE._replace(alert_id="a3"))
+    pump(moved)
+    again = outbox(clock, Script(True), state=json.loads(json.dumps(moved.state())))
+    assert [again.status(f"a{i}") for i in (1, 2, 3)] == ["none configured", "dropped", "sent"]
+
+
+def test_a_full_queue_keeps_the_note_that_is_being_sent(clock):
+    goes = threading.Event()
+
+    def send(url, note):
+        return goes.wait(10)
+
+    box = outbox(clock, send)
+    box.put(NOTE._replace(alert_id="first"))
+    box.pump()
+    for _ in range(2500):
+        box.put(NOTE)
+    goes.set()
+    box.wait(10)
+    assert box.status("first") == "sent"
 
 
 def test_nothing_of_a_url_is_kept_or_said(clock, caplog):
@@ -194,3 +236,18 @@ def test_a_webhook_that_was_down_at_first_is_reached(clock):
     assert box.status("a1") == "sent"
     (got,) = Receiver.got
     assert (got["title"], got["message"], got["type"]) == (NOTE.title, NOTE.body, "failure")
+
+
+def test_markup_in_a_name_is_no_markup_where_a_place_shows_html(clock):
+    """The webhook is told to show HTML, as mail and Telegram do by themselves."""
+    Receiver.got = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        url = f"json://127.0.0.1:{server.server_address[1]}/hook?format=html"
+        note = NOTE._replace(body="<b>lora</b> & <a href='//evil'>x</a>: stands still")
+        assert send_by_apprise(url, note)
+        thread.join()
+    (got,) = Receiver.got
+    assert "<" not in got["message"].replace("<br/>", "")
+    assert "&lt;b&gt;lora" in got["message"]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
+from coderllm_jax.monitoring import discovery
+from coderllm_jax.monitoring.columns import MAX_NAMES
 from coderllm_jax.monitoring.discovery import Found, find_all, identify
 from coderllm_jax.monitoring.events_watch import EventsWatch
 from coderllm_jax.monitoring.runs import RunWatch
-from tests.monitoring.test_event_files import event
+from tests.monitoring.test_event_files import event, framed
 from tests.monitoring.watched import BEGAN, Clock, MadeRun, append, write_json
 
 
@@ -204,6 +208,68 @@ def test_a_run_of_others(tmp_path, clock):
     assert run.view(10_000.0, ()).status == "unknown"
 
 
+def events_of(tmp_path, *files):
+    """A watch that has read the files; each is a list of (step, {tag: value})."""
+    folder = tmp_path / "theirs"
+    folder.mkdir(exist_ok=True)
+    for i, rows in enumerate(files):
+        data = b"".join(row if isinstance(row, bytes) else event(row[0], **row[1]) for row in rows)
+        (folder / f"events.out.tfevents.{i}.host").write_bytes(data)
+    run = EventsWatch(Found("events", folder, "theirs"), max_rows=1000)
+    run.poll(500.0)
+    return run
+
+
+def steps_of(run, name):
+    return run.columns.points(name).steps.tolist()
+
+
+def test_a_tag_that_counts_epochs_cuts_no_other(tmp_path):
+    rows = []
+    for epoch in range(1, 4):
+        rows += [(100 * epoch + i, {"train/loss": 3.0}) for i in range(3)]
+        rows.append((epoch, {"val/acc": 0.1 * epoch}))
+    run = events_of(tmp_path, rows)
+    assert steps_of(run, "loss") == [100, 101, 102, 200, 201, 202, 300, 301, 302]
+    assert steps_of(run, "eval_acc") == [1, 2, 3]
+    assert (run.revision, run.step(500.0)) == (0, 302)
+    assert run.view(500.0, ()).step_time_s == pytest.approx(1.0)
+    assert run.columns.latest() == pytest.approx({"loss": 3.0, "eval_acc": 0.3})
+
+
+def test_of_two_files_of_one_folder_neither_cuts_the_tags_of_the_other(tmp_path):
+    run = events_of(
+        tmp_path,
+        [(i, {"train/loss": 3.0}) for i in range(1, 6)],
+        [(i, {"lr": 0.1}) for i in range(1, 3)],
+    )
+    assert (steps_of(run, "loss"), steps_of(run, "lr")) == ([1, 2, 3, 4, 5], [1, 2])
+    # What the earlier one adds stays, too.
+    with (tmp_path / "theirs" / "events.out.tfevents.0.host").open("ab") as file:
+        file.write(event(6, **{"train/loss": 2.0, "lr": 9.0}))
+    run.poll(501.0)
+    assert (steps_of(run, "loss"), steps_of(run, "lr")) == ([1, 2, 3, 4, 5, 6], [1, 2])
+    assert run.revision == 0
+
+
+def test_a_writer_that_begins_again_cuts_every_tag(tmp_path):
+    """As SummaryWriter(purge_step=3) of torch says it."""
+    again = Event(step=3, wall_time=110.0, session_log=SessionLog(status=SessionLog.START))
+    run = events_of(
+        tmp_path,
+        [(i, {"train/loss": 3.0, "lr": 0.1}) for i in range(1, 6)],
+        [framed(again.SerializeToString()), (4, {"train/loss": 9.0})],
+    )
+    assert (steps_of(run, "loss"), steps_of(run, "lr")) == ([1, 2, 4], [1, 2])
+    assert (run.revision, run.step(500.0)) == (1, 4)
+
+
+def test_tags_of_one_name_in_common_do_not_cut_each_other(tmp_path):
+    rows = [(i, {"val/loss": 2.0}) for i in range(1, 6)] + [(0, {"test/loss": 7.0})]
+    run = events_of(tmp_path, rows)
+    assert (steps_of(run, "eval_loss"), steps_of(run, "test/loss")) == ([1, 2, 3, 4, 5], [0])
+
+
 def test_what_is_found_and_what_is_not(tmp_path, clock):
     runs = tmp_path / "runs"
     MadeRun(runs / "a", clock)
@@ -216,7 +282,7 @@ def test_what_is_found_and_what_is_not(tmp_path, clock):
     (runs / "comparison" / "events.out.tfevents.1").write_bytes(b"")
     (runs / "theirs").mkdir()
     (runs / "theirs" / "events.out.tfevents.1").write_bytes(b"")
-    found = {(each.kind, each.name) for each in find_all([str(runs)])}
+    found = {(each.kind, each.name) for each in find_all([str(runs)]).found}
     assert found == {
         ("run", "a"),
         ("evaluation", "a"),
@@ -224,9 +290,32 @@ def test_what_is_found_and_what_is_not(tmp_path, clock):
         ("run", "deep/er/b"),
         ("events", "theirs"),
     }
-    (itself,) = find_all([str(runs / "deep" / "er" / "b")])
+    (itself,) = find_all([str(runs / "deep" / "er" / "b")]).found
     assert itself.name == "b"
-    assert find_all([str(tmp_path / "nowhere")]) == []
+    assert find_all([str(tmp_path / "nowhere")]) == ([], 0)
+
+
+def test_of_too_many_runs_the_newest_are_taken(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr(discovery, "_MAX_FOUND", 3)
+    for i, name in enumerate("edcba"):
+        made = MadeRun(tmp_path / name, clock)
+        made.row(1)
+        for path in (made.metrics, made.folder):
+            os.utime(path, (BEGAN + i, BEGAN + i))
+    found, num_left_out = find_all([str(tmp_path)])
+    assert ([each.name for each in found], num_left_out) == (["a", "b", "c"], 2)
+
+
+def test_the_home_folder_is_meant_by_its_sign(tmp_path, clock, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    MadeRun(tmp_path / "runs" / "a", clock)
+    assert [each.path for each in find_all(["~/runs"]).found] == [tmp_path / "runs" / "a"]
+
+
+def test_a_flood_of_tags_is_said(tmp_path):
+    run = events_of(tmp_path, [(1, {f"layer{i}": 1.0 for i in range(MAX_NAMES + 1)})])
+    assert len(run.columns.names) == MAX_NAMES
+    assert run.damage == [f"{tmp_path / 'theirs'}: of its tags only the first 128 are shown"]
 
 
 def test_ids_are_stable_apart_and_fit_for_a_url(tmp_path):

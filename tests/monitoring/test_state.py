@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -88,9 +89,44 @@ def test_scores_over_versions(tmp_path):
     write_json(found[1].path / "results.json", results(0.5))
     write_json(found[0].path / "results.json", results(0.45))
     scores.poll()
-    assert {v.name: v.scores[0].value for v in scores.view().versions} == {"a": 0.45, "b": 0.5}
+    values = {(v.name, v.scores[0].value) for v in scores.view().versions}
+    assert values == {("a", 0.4), ("a", 0.45), ("b", 0.5)}
     scores.watch(found[1:])
     assert [v.name for v in scores.view().versions] == ["b"]
+
+
+def test_what_is_evaluated_again_joins_what_was(tmp_path):
+    found = [Found("evaluation", tmp_path, "a")]
+
+    def write(content, at):
+        write_json(tmp_path / "results.json", content)
+        os.utime(tmp_path / "results.json", (at, at))
+
+    scores = ScoresWatch()
+    write({}, 5)
+    for at, value in ((10, 0.4), (20, 0.5), (30, 0.5)):
+        scores.watch(found)
+        scores.poll()
+        write(results(value), at)
+    assert scores.poll() is False  # the same scores, written anew
+    again = ScoresWatch(json.loads(json.dumps(scores.state())))
+    write(results(0.3), 40)
+    again.watch(found)
+    assert again.poll() is True
+    seen = [(version.time, version.scores[0].value) for version in again.view().versions]
+    assert seen == [(10, 0.4), (20, 0.5), (40, 0.3)]
+
+
+def test_earlier_scores_are_not_endless_and_the_newest_of_each_stays(tmp_path):
+    found = [Found("evaluation", tmp_path / name, name) for name in "ab"]
+    scores = ScoresWatch()
+    scores.watch(found)
+    write_json(found[1].path / "results.json", results(0.9))
+    for i in range(150):
+        write_json(found[0].path / "results.json", results(i))
+        scores.poll()
+    values = [version.scores[0].value for version in scores.view().versions]
+    assert sorted(values) == [0.9, *range(49, 150)]  # a hundred earlier ones
 
 
 def test_a_file_of_another_shape_has_no_scores(tmp_path):

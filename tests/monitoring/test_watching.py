@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from prometheus_client import generate_latest
 
 from coderllm_jax.errors import ConfigError, RunError
+from coderllm_jax.monitoring import discovery, watching
+from coderllm_jax.monitoring.exposition import registry
 from coderllm_jax.monitoring.views import DiskView
+from coderllm_jax.monitoring.watching import Watch
 from tests.monitoring.watched import (
     BEGAN,
     Clock,
@@ -165,6 +170,67 @@ def test_a_stopped_process_and_one_that_goes_on(tmp_path, clock):
     watch.close()
 
 
+def test_a_laptop_that_slept_has_not_let_its_run_stall(tmp_path, clock):
+    watch, told = told_of(tmp_path, clock)
+    made = MadeRun(tmp_path / "runs" / "a", clock)
+    made.event("started")
+    step = training(made)
+    go(watch, clock, 30, step)
+    clock.now += 8 * 3600
+    go(watch, clock, 2)  # the first report is written two seconds after waking
+    assert watch.overview().runs[0].status == "running"
+    go(watch, clock, 10, lambda: made.report(step=31, since=clock.now - 8 * 3600))
+    go(watch, clock, 30, step)
+    assert told.signs == []
+    clock.now += 8 * 3600  # and this time it does not go on
+    made.report(step=60, host="elsewhere")
+    go(watch, clock, 30)
+    assert told.signs == ["+stall"]
+    clock.now += 8 * 3600  # nor does it after another night
+    go(watch, clock, 60)
+    assert told.signs == ["+stall"]
+    watch.close()
+
+
+def test_looks_that_are_always_far_apart_are_no_sleep(tmp_path, clock):
+    watch, told = told_of(tmp_path, clock)
+    made = MadeRun(tmp_path / "runs" / "a", clock)
+    made.event("started")
+    made.report(host="elsewhere")
+    go(watch, clock, 360, every_s=60.0)
+    assert told.signs == ["+stall"]
+    watch.close()
+
+
+def test_a_clock_that_is_set_back_blinds_nobody(tmp_path, clock):
+    steady = Clock()
+    machine = FixedMachine()
+    full = {"disks": [DiskView("runs", 100, 3, 0.97)]}
+    watch, told = told_of(tmp_path, clock, machine=machine, steady=steady)
+
+    def pass_s(seconds):
+        steady.now += seconds
+        go(watch, clock, seconds)
+
+    for _ in range(5):
+        pass_s(5)
+    machine.changes = full
+    pass_s(5)  # the disk is full from here on, which counts after 15 s
+    clock.now -= 3600
+    MadeRun(tmp_path / "runs" / "a", clock)
+    for _ in range(5):
+        pass_s(5)
+    assert [run.name for run in watch.overview().runs] == ["a"]
+    assert told.signs == ["+disk"]
+    machine.changes = {"disks": [DiskView("runs", 100, 50, 0.5)]}
+    pass_s(5)
+    clock.now -= 3600
+    for _ in range(5):
+        pass_s(5)
+    assert told.signs == ["+disk", "-disk"]
+    watch.close()
+
+
 def test_a_run_that_fails_is_told_of_until_it_is_gone_on_with(tmp_path, clock):
     watch, told = told_of(tmp_path, clock)
     made = MadeRun(tmp_path / "runs" / "a", clock)
@@ -177,6 +243,20 @@ def test_a_run_that_fails_is_told_of_until_it_is_gone_on_with(tmp_path, clock):
     made.event("started", step=10)
     go(watch, clock, 5, step)
     assert told.signs == ["+failed", "-failed"]
+    watch.close()
+
+
+def test_a_run_that_fails_ends_its_other_faults(tmp_path, clock):
+    watch, told = told_of(tmp_path, clock)
+    made = MadeRun(tmp_path / "runs" / "a", clock)
+    made.event("started")
+    go(watch, clock, 10, training(made))
+    made.row(11, loss=None)
+    go(watch, clock, 2)
+    made.event("diverged", step=11)
+    go(watch, clock, 5)
+    assert told.signs == ["+not finite", "+failed", "-not finite"]
+    assert [alert.rule for alert in watch._book.firing] == ["failed"]
     watch.close()
 
 
@@ -376,6 +456,55 @@ def test_a_log_that_is_gone_ends_its_faults(tmp_path, clock):
     go(watch, clock, 900, every_s=10.0)
     assert told.signs == ["+errors", "-errors"]
     assert watch.overview().traffic == []
+    watch.close()
+
+
+def test_what_is_left_out_is_said(tmp_path, clock, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(watching, "_MAX_LOGS", 2)
+    monkeypatch.setattr(discovery, "_MAX_FOUND", 1)
+    (tmp_path / "logs").mkdir()
+    for i, name in enumerate("cba"):
+        path = tmp_path / "logs" / f"{name}.jsonl"
+        append(path, request(clock.now))
+        os.utime(path, (BEGAN + i, BEGAN + i))
+    for name in "ab":
+        MadeRun(tmp_path / "runs" / name, clock)
+    values = dataclasses.replace(
+        config(tmp_path, traffic__logs=("~/logs/*.jsonl",)), runs=("~/runs",), state_dir="~/state"
+    )
+    watch = Watch(values, clock=clock, steady=clock, machine=FixedMachine(), urls=())
+    watch.poll()
+    view = watch.overview()
+    assert [log.name for log in view.traffic] == ["logs/a.jsonl", "logs/b.jsonl"]
+    assert len(view.runs) == 1
+    assert view.problems == [
+        "older runs and evaluations that are not watched, because there are too many: 1",
+        "older request logs that are not watched, because there are too many: 1",
+    ]
+    assert (tmp_path / "state" / "lock").exists()
+    watch.close()
+
+
+def test_scores_outlive_a_restart_and_prometheus_gets_the_newest(tmp_path, clock):
+    path = tmp_path / "runs" / "a" / "evaluation" / "results.json"
+
+    def evaluate(value):
+        write_json(path, {"suites": {"qa": {"figures": {"f1": {"value": value}}}}})
+
+    for value in (0.4, 0.5):
+        evaluate(value)
+        watch = open_watch(tmp_path, clock)
+        watch.poll()
+        versions = watch.overview().quality.versions
+        text = generate_latest(registry(watch)).decode()
+        watch.close()
+    assert [version.scores[0].value for version in versions] == [0.4, 0.5]
+    scores = [line for line in text.splitlines() if line.startswith("coderllm_monitor_eval")]
+    assert [line.rpartition(" ")[2] for line in scores] == ["0.5"]
+    (tmp_path / "state" / "scores.json").write_text('{"versions": [3]}')
+    watch = open_watch(tmp_path, clock)
+    assert "scores.json: was damaged and is set aside" in watch.overview().problems[0]
     watch.close()
 
 

@@ -133,7 +133,8 @@ def open_watch(folder: Path, clock: Clock, **more: Any) -> Watch:
     """A watch over `folder`/runs and `folder`/logs that asks no real machine."""
     changes = {name: more.pop(name) for name in list(more) if "__" in name}
     machine = more.pop("machine", None) or FixedMachine()
-    return Watch(config(folder, **changes), clock=clock, machine=machine, **{"urls": (), **more})
+    more = {"urls": (), "steady": clock, **more}
+    return Watch(config(folder, **changes), clock=clock, machine=machine, **more)
 
 
 def request(time: float, **more: Any) -> dict[str, Any]:

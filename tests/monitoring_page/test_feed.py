@@ -212,9 +212,12 @@ def test_a_look_that_fails_is_told_and_tried_again(caplog: pytest.LogCaptureFixt
     assert sum("could not look" in record.message for record in caplog.records) == 1
 
 
-def test_secrets_in_what_others_wrote_do_not_leave(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SOME_API_KEY", "canary-0123456789abcdef")
-    watch = FakeWatch(words=" canary-0123456789abcdef ")
+@pytest.mark.parametrize("secret", ["canary-0123456789abcdef", 'canary-"quoted"', "canary-\\-ü"])
+def test_secrets_in_what_others_wrote_do_not_leave(
+    monkeypatch: pytest.MonkeyPatch, secret: str
+) -> None:
+    monkeypatch.setenv("SOME_API_KEY", secret)
+    watch = FakeWatch(words=f" {secret} ")
 
     async def go(feed: Feed) -> None:
         await feed.refresh()

@@ -205,6 +205,21 @@ def test_a_zoom_into_a_long_run_shows_every_point(browser: Browser) -> None:
     assert browser.said == []
 
 
+def test_no_two_curves_have_one_color(browser: Browser) -> None:
+    """run-0 and run-8 are eight apart, which is how many colors there are."""
+    picked = [f"run-{i}" for i in (0, 1, 3, 4, 5, 6, 7, 8)]
+    with shown(FakeWatch(num_runs=10, num_steps=60)) as server:
+        visit(browser, server.url, f"#/compare?runs={','.join(picked)}&metric=loss")
+        browser.wait_for("document.querySelectorAll('.side-by-side .dot').length === 8")
+        dots = "[...document.querySelectorAll('.side-by-side .dot')].map((e) => e.style.background)"
+        colors = browser.run(dots)
+        assert len(set(colors)) == 8
+        visit(browser, server.url, "#/compare?runs=run-8&metric=loss")
+        browser.wait_for("document.querySelectorAll('.side-by-side .dot').length === 1")
+        assert browser.run(dots) == ["var(--series-0)"]  # its own, where nobody else has it
+    assert browser.said == []
+
+
 def test_a_theme_that_was_chosen_is_kept(browser: Browser) -> None:
     with shown(FakeWatch(num_runs=1)) as server:
         visit(browser, server.url)

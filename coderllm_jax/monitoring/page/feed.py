@@ -12,7 +12,7 @@ nothing is missed; after a restart of the monitor, or where a run's file was cut
 sent anew and said to be new.
 
 Numbers that are not finite are words in a section ("NaN"), as JSON has none; other people's words
-are passed through `redact` before they leave.
+are passed through `redactor` before they are JSON, which would write a secret otherwise.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from coderllm_jax.redaction import redact
+from coderllm_jax.redaction import redactor
 
 if TYPE_CHECKING:
     from coderllm_jax.monitoring.watching import Watch
@@ -165,7 +165,8 @@ def _look(watch: Watch, trouble: str) -> tuple[float, dict[str, str]]:
     parts = {name: getattr(overview, name) for name in SECTIONS}
     if trouble:
         parts["problems"] = [*parts["problems"], trouble]
-    return overview.time, {name: redact(to_json(part)) for name, part in parts.items()}
+    clean = redactor()
+    return overview.time, {name: to_json(part, clean) for name, part in parts.items()}
 
 
 def _news(
@@ -213,22 +214,21 @@ def _news_of(
     return {"id": key, "revision": revision, "is_new": seen is None, "series": series}
 
 
-def to_json(value: Any) -> str:
-    """Views and what is in them, as JSON on one line."""
-    return json.dumps(_plain(value), separators=(",", ":"), allow_nan=False)
+def to_json(value: Any, clean: Callable[[str], str] = str) -> str:
+    """Views and what is in them, as JSON on one line; every word is passed through `clean`."""
+    return json.dumps(_plain(value, clean), separators=(",", ":"), allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, clean: Callable[[str], str]) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)
-        }
+        names = [field.name for field in dataclasses.fields(value)]
+        return {name: _plain(getattr(value, name), clean) for name in names}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return _plain(value._asdict())
+        return _plain(value._asdict(), clean)
     if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {clean(str(name)): _plain(item, clean) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item, clean) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
+    return clean(value) if isinstance(value, str) else value

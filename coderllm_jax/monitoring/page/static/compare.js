@@ -7,6 +7,7 @@ import {inOrder} from "./overview.js";
 import {Zoom} from "./chart.js";
 
 export const points = 1200;
+// No more than there are colors: each has its own.
 const MOST = 8;
 const look = {along: "step", isLog: false, smoothing: 0.6};
 const zooms = new Map();
@@ -19,6 +20,18 @@ function chosen(store, params) {
   const names = [...new Set(runs.flatMap((run) => run.series))];
   const metric = names.includes(params.metric) ? params.metric : picked[0] ? primaryLoss(picked[0]) : names[0];
   return {runs, picked: picked.slice(0, MOST), names, metric};
+}
+
+// A run keeps its color when others are picked, unless one of them has it already: then the next that is free.
+function colored(runs, picked) {
+  const rank = (run) => runs.filter((each) => each.id < run.id).length;
+  const taken = new Map();
+  for (const run of [...picked].sort((a, b) => rank(a) - rank(b))) {
+    let i = rank(run);
+    while (taken.has(seriesColor(i))) i += 1;
+    taken.set(seriesColor(i), run.id);
+  }
+  return (run) => [...taken].find(([, id]) => id === run.id)?.[0] || seriesColor(rank(run));
 }
 
 export function want(store, params) {
@@ -40,8 +53,7 @@ export function view(store, params, rerender) {
   };
   const place = look.along;
   if (!zooms.has(place)) zooms.set(place, new Zoom());
-  // A run keeps its color when others are picked.
-  const colorOf = (run) => seriesColor(runs.filter((each) => each.id <= run.id).length - 1);
+  const colorOf = colored(runs, picked);
   const common = {along: look.along, isLog: look.isLog, zoom: zooms.get(place), smoothing: look.smoothing,
     version: picked.map((run) => version(store, run.id)).join()};
   const lines = (name) => picked.filter((run) => run.series.includes(name))

@@ -24,15 +24,15 @@ export function view(store) {
   return [
     section("Versions", h("div", {class: "wide"}, h("table", null,
       h("thead", null, h("tr", null, ["Version", "Evaluated", "Model"].map((name) => h("th", {key: name}, name)))),
-      h("tbody", null, newest.map((version) => h("tr", {key: version.id},
+      h("tbody", null, newest.map((version) => h("tr", {key: keyOf(version)},
         h("th", {title: version.path}, version.name), h("td", null, clock(version.time)), h("td", null, version.model))))))),
     grouped(names).map(([group, members]) => section(spoken(group) || "Scores",
       curves(members, group, versions),
       h("div", {class: "wide"}, h("table", null,
         h("thead", null, h("tr", null, h("th", {key: ""}, "Figure"),
-          newest.map((version) => h("th", {key: version.id, class: "number"}, version.name)))),
+          newest.map((version) => h("th", {key: keyOf(version), class: "number"}, version.name)))),
         h("tbody", null, members.map((name) => h("tr", {key: name}, h("th", null, within(name, group)),
-          newest.map((version) => h("td", {key: version.id, class: "number"}, cell(scoreOf(version, name)))))))))))
+          newest.map((version) => h("td", {key: keyOf(version), class: "number"}, cell(scoreOf(version, name)))))))))))
   ];
 }
 
@@ -55,6 +55,8 @@ function curves(names, group, versions) {
 
 const within = (name, group) => spoken(group ? name.slice(group.length + 1) : name);
 
+// An evaluation that was made again is two versions of one id.
+const keyOf = (version) => `${version.id}@${version.time}`;
 const scoreOf = (version, name) => version.scores.find((score) => score.name === name);
 const spoken = (name) => name.split(/[/.]/).map((part) => part.replaceAll("_", " ")).join(" · ");
 
@@ -99,7 +101,7 @@ function plot(name, group, versions) {
         h("line", {class: "grid", x1: EDGE.left, x2: WIDTH - EDGE.right, y1: y(value), y2: y(value)}),
         h("text", {x: EDGE.left - 6, y: y(value) + 4, "text-anchor": "end"}, known[0] ? write(known[0].score, value) : ""))),
       h("polyline", {class: "line", points: known.map(({i, score}) => `${x(i)},${y(score.value)}`).join(" ")}),
-      known.map(({i, version, score}) => h("g", {key: version.id},
+      known.map(({i, version, score}) => h("g", {key: keyOf(version)},
         score.low === null || score.high === null ? null
           : h("line", {class: "whisker", x1: x(i), x2: x(i), y1: y(score.low), y2: y(score.high)}),
         h("circle", {cx: x(i), cy: y(score.value), r: 4},
