@@ -180,6 +180,7 @@ def _write(
             config,
             name=provenance.name,
             base=provenance.base_repository or provenance.base,
+            base_is_multimodal=provenance.base_is_multimodal,
         )
     if base is not None:
         note("writing the base that the adapter is proven on")
@@ -235,6 +236,7 @@ def _prove(artifact: Artifact, format: str, written: _Written, note: Note) -> Ve
         reference=written.reference,
         rounded=rounded,
         base=written.base if format == "peft" else None,
+        base_is_multimodal=written.provenance.base_is_multimodal,
         chat=written.knows_turns,
     )
 

@@ -103,13 +103,26 @@ def _introduction(provenance: Provenance, format: str) -> str:
         return (
             f"A LoRA adapter for {base}{source}, as PEFT loads it. It was trained on exactly those "
             "weights; on others, such as the published ones where a quantized copy was trained on, "
-            "its answers may differ. That base as a folder: `python -m coderllm_jax.export "
-            f"--config.model_path={provenance.base} --config.formats=huggingface`."
+            f"its answers may differ. {_base_of(provenance)}"
         )
     if "trained" not in provenance.identity:
         return f"{base}{source}, converted and otherwise as it was."
     how = "with the LoRA adapter merged into it" if provenance.lora else "with all weights trained"
     return f"{base}{source} {how}.{_rounding(provenance.identity['trained'])}"
+
+
+def _base_of(provenance: Provenance) -> str:
+    """Onto what a PEFT adapter is put, in a sentence."""
+    if provenance.base_is_multimodal:
+        return (
+            "Its base is published with a vision tower: the adapter is for the text model in it, "
+            "`model.language_model` of what AutoModelForCausalLM loads (transformers 4.52 or "
+            "later), and finds no place on a text-only copy."
+        )
+    return (
+        "That base as a folder: `python -m coderllm_jax.export "
+        f"--config.model_path={provenance.base} --config.formats=huggingface`."
+    )
 
 
 def _rounding(trained: Mapping[str, Any]) -> str:
