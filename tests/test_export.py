@@ -221,6 +221,37 @@ def test_a_signal_leaves_nothing_and_may_be_repeated(adapter, tmp_path, proven, 
     assert names(tmp_path / "out") == []
 
 
+def test_a_signal_at_the_last_format_leaves_the_first_one_s_place_free(
+    adapter, tmp_path, proven, monkeypatch
+):
+    config = config_for(adapter, tmp_path / "out", formats=("huggingface", "keras"))
+
+    def terminated_at_keras(loader, job):
+        if loader.title == "keras_hub":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return honest_loader(loader, job)
+
+    monkeypatch.setattr(verification, "_ask", terminated_at_keras)
+    with pytest.raises(ResumableError, match="the same command starts it again"):
+        export_model(config)
+    assert names(tmp_path / "out") == []
+    monkeypatch.setattr(verification, "_ask", honest_loader)
+    export_model(config)
+    assert names(tmp_path / "out") == ["huggingface", "keras"]
+
+
+def test_what_was_proven_outlives_a_later_format_s_mistake(adapter, tmp_path, proven, monkeypatch):
+    def refuses_keras(loader, job):
+        if loader.title == "keras_hub":
+            raise ModelError("keras_hub does not load it")
+        return honest_loader(loader, job)
+
+    monkeypatch.setattr(verification, "_ask", refuses_keras)
+    with pytest.raises(ModelError, match="keras_hub does not load it"):
+        export_model(config_for(adapter, tmp_path / "out", formats=("huggingface", "keras")))
+    assert names(tmp_path / "out") == ["huggingface"]
+
+
 def test_a_kill_in_the_middle_leaves_no_half_written_model(adapter, tmp_path, proven):
     out = tmp_path / "out"
     program = (

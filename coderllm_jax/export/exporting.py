@@ -4,11 +4,13 @@
       for each format:  .FORMAT.partial/ written ── every tensor read back
     drop the model
       for each format:  logits of what was rounded ── reloaded by its library ── card
-                        ── renamed to FORMAT/
+      all of them:      renamed to FORMAT/
 
 Weights are in memory once: while formats are written, then in the other library's process. What
-fails is deleted before the error is told, and a folder under its final name is always whole and
-proven. A killed export leaves .FORMAT.partial folders, which the next one removes.
+fails is deleted before the error is told, what was proven before it is kept, and a folder under its
+final name is always whole and proven. After a signal there is none: the same command finds every
+place as free as the first time. A killed export leaves .FORMAT.partial folders, which the next one
+removes.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ import jax.numpy as jnp
 from coderllm_jax import entry
 from coderllm_jax.config.export import ExportConfig
 from coderllm_jax.data.tokenizer import Tokenizer
-from coderllm_jax.errors import ConfigError, ModelError, ResumableError
+from coderllm_jax.errors import ConfigError, ModelError, ResumableError, UserError
 from coderllm_jax.export.drift import Logits
 from coderllm_jax.export.formats import (
     Artifact,
@@ -102,9 +104,7 @@ def export_model(
         check_loaders(config.formats)
     out = _out_folder(config)
     try:
-        # The host writes the formats, and computes in float32 what they are compared with.
-        with entry.ends_on_signals(), jax.default_device(jax.devices("cpu")[0]):
-            return _export(config, out, note)
+        return _export(config, out, note)
     except ResumableError as error:
         signal = str(error).partition(";")[0]
         raise ResumableError(
@@ -134,7 +134,7 @@ def _out_folder(config: ExportConfig) -> Path:
 
 def _export(config: ExportConfig, out: Path, note: Note) -> ExportResult:
     folders = {wanted: out / wanted for wanted in config.formats}
-    found: Verifications = {}
+    proven: dict[str, Verifications] = {}
     with contextlib.ExitStack() as stack:
         partial = {
             wanted: stack.enter_context(partial_folder(folder))
@@ -142,17 +142,26 @@ def _export(config: ExportConfig, out: Path, note: Note) -> ExportResult:
         }
         needs_base = config.verify and "peft" in config.formats
         base = stack.enter_context(partial_folder(out / "base")) if needs_base else None
-        written = _write(config, partial, base, note)
-        gc.collect()  # the weights: whoever loads them next is another process
-        for wanted, folder in partial.items():
-            verifications: Verifications = {}
-            for artifact in written.artifacts[wanted]:
-                verifications[artifact.name] = (
-                    _prove(artifact, wanted, written, note) if config.verify else None
-                )
-            _describe(folder, wanted, written, verifications)
-            put_in_place(folder, folders[wanted])
-            found |= verifications
+        try:
+            # The host writes the formats, and computes in float32 what they are compared with.
+            with entry.ends_on_signals(), jax.default_device(jax.devices("cpu")[0]):
+                written = _write(config, partial, base, note)
+                gc.collect()  # the weights: whoever loads them next is another process
+                for wanted, folder in partial.items():
+                    verifications: Verifications = {}
+                    for artifact in written.artifacts[wanted]:
+                        verifications[artifact.name] = (
+                            _prove(artifact, wanted, written, note) if config.verify else None
+                        )
+                    _describe(folder, wanted, written, verifications)
+                    proven[wanted] = verifications
+        except UserError:
+            put_in_place({partial[wanted]: folders[wanted] for wanted in proven})
+            raise
+        put_in_place({partial[wanted]: folders[wanted] for wanted in proven})
+    found: Verifications = {}
+    for verifications in proven.values():
+        found |= verifications
     return ExportResult(folders, found)
 
 

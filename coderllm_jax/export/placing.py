@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from coderllm_jax.errors import DeviceError
@@ -28,13 +28,14 @@ def partial_folder(place: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def put_in_place(folder: Path, place: Path) -> None:
-    """Renames `folder` to `place`; an earlier one is gone only after that."""
-    earlier = _earlier(place)
-    if place.exists():
-        place.rename(earlier)
-    folder.rename(place)
-    shutil.rmtree(earlier, ignore_errors=True)
+def put_in_place(places: Mapping[Path, Path]) -> None:
+    """Renames each folder to its place; earlier ones are gone only after the last of them."""
+    for folder, place in places.items():
+        if place.exists():
+            place.rename(_earlier(place))
+        folder.rename(place)
+    for place in places.values():
+        shutil.rmtree(_earlier(place), ignore_errors=True)
 
 
 def check_space(folder: Path, num_bytes: int) -> None:
