@@ -205,9 +205,28 @@ def test_a_kill_between_two_renames_loses_nothing(tmp_path):
     place = tmp_path / "keras"
     (tmp_path / ".keras.old").mkdir()
     (tmp_path / ".keras.old" / "mark").touch()
-    with placing.partial_folder(place):
+    with placing.held(tmp_path, ["keras"]):
         assert (place / "mark").exists()
     assert names(tmp_path) == ["keras"]
+
+
+def test_two_exports_into_one_folder_are_refused(adapter, tmp_path, proven):
+    out = tmp_path / "out"
+    with placing.held(out, ["keras"]), placing.partial_folder(out / "huggingface") as folder:
+        with pytest.raises(ConfigError, match="is being written by another export; wait for it"):
+            export_model(config_for(adapter, out))
+        assert folder.is_dir()
+    export_model(config_for(adapter, out))
+    assert names(out) == ["huggingface"]
+
+
+def test_what_kills_left_goes_whatever_is_exported_next(adapter, tmp_path, proven):
+    out = tmp_path / "out"
+    for left in (".keras.partial", ".base.partial", ".mine.partial", ".gguf.old"):
+        (out / left).mkdir(parents=True)
+    export_model(config_for(adapter, out))
+    # The earlier GGUF, caught between two renames, is back; what is not ours is not touched.
+    assert names(out) == [".mine.partial", "gguf", "huggingface"]
 
 
 def test_a_signal_leaves_nothing_and_may_be_repeated(adapter, tmp_path, proven, monkeypatch):

@@ -10,7 +10,7 @@ Weights are in memory once: while formats are written, then in the other library
 fails is deleted before the error is told, what was proven before it is kept, and a folder under its
 final name is always whole and proven. After a signal there is none: the same command finds every
 place as free as the first time. A killed export leaves .FORMAT.partial folders, which the next one
-removes.
+into the same `out` removes; two at once into one `out` are refused.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from coderllm_jax import entry
-from coderllm_jax.config.export import ExportConfig
+from coderllm_jax.config.export import FORMATS, ExportConfig
 from coderllm_jax.data.tokenizer import Tokenizer
 from coderllm_jax.errors import ConfigError, ModelError, ResumableError, UserError
 from coderllm_jax.export.drift import Logits
@@ -41,7 +41,7 @@ from coderllm_jax.export.formats import (
 from coderllm_jax.export.huggingface_folder import write_huggingface
 from coderllm_jax.export.merging import MergedModel
 from coderllm_jax.export.model_card import model_card, write_notice
-from coderllm_jax.export.placing import check_space, partial_folder, put_in_place
+from coderllm_jax.export.placing import check_space, held, partial_folder, put_in_place
 from coderllm_jax.export.probes import Probes, forward_logits, make_probes, own_logits
 from coderllm_jax.export.provenance import Provenance, read_provenance, safe_name
 from coderllm_jax.export.tokenizer_files import check_tokenizer, mark_of
@@ -54,6 +54,7 @@ from coderllm_jax.model.precision import FLOAT32
 from coderllm_jax.model.weights import place
 
 RECORD = "export.json"
+_BASE = "base"  # what an adapter is proven on lies beside the formats for as long
 
 Note = Callable[[str], None]
 Verifications = dict[str, Verification | None]
@@ -104,7 +105,9 @@ def export_model(
         check_loaders(config.formats)
     out = _out_folder(config)
     try:
-        return _export(config, out, note)
+        with held(out, (*FORMATS, _BASE)):
+            _check_free(config, out)
+            return _export(config, out, note)
     except ResumableError as error:
         signal = str(error).partition(";")[0]
         raise ResumableError(
@@ -113,7 +116,7 @@ def export_model(
 
 
 def _out_folder(config: ExportConfig) -> Path:
-    """Where everything goes; ConfigError where something is there that may not be replaced."""
+    """Where everything goes."""
     found = find_place(config.model_path)
     if found.folder is None:
         check_source(config.model_path)
@@ -123,13 +126,17 @@ def _out_folder(config: ExportConfig) -> Path:
         out = found.run / "export"
     else:
         out = Path("exports") / safe_name(config.model_path)
+    return out
+
+
+def _check_free(config: ExportConfig, out: Path) -> None:
+    """ConfigError where something is there that may not be replaced."""
     for wanted in config.formats:
         if (out / wanted).exists() and not config.overwrite:
             raise ConfigError(
                 f"{out / wanted} is there already; set overwrite=True to replace it, or name "
                 "another out"
             )
-    return out
 
 
 def _export(config: ExportConfig, out: Path, note: Note) -> ExportResult:
@@ -141,7 +148,7 @@ def _export(config: ExportConfig, out: Path, note: Note) -> ExportResult:
             for wanted, folder in folders.items()
         }
         needs_base = config.verify and "peft" in config.formats
-        base = stack.enter_context(partial_folder(out / "base")) if needs_base else None
+        base = stack.enter_context(partial_folder(out / _BASE)) if needs_base else None
         try:
             # The host writes the formats, and computes in float32 what they are compared with.
             with entry.ends_on_signals(), jax.default_device(jax.devices("cpu")[0]):
