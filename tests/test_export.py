@@ -352,6 +352,13 @@ def test_lists_that_mean_nothing_are_refused(adapter, tmp_path, formats):
         config_for(adapter, tmp_path, formats=formats)
 
 
+@pytest.mark.parametrize("name", ["org/model", "../../elsewhere", "two words", ".hidden"])
+def test_a_name_that_no_file_can_have_is_refused(adapter, tmp_path, name):
+    with pytest.raises(ConfigError, match=f"name is '{name}'.*such as '[a-z]+(-[a-z]+)?'"):
+        config_for(adapter, tmp_path, formats=("gguf",), name=name)
+    assert config_for(adapter, tmp_path, name="gemma3_270m-1.5").name == "gemma3_270m-1.5"
+
+
 def test_the_card_loads():
     card = entry.load_card("configs/export.py")
     assert ExportConfig.from_config_dict(card) == ExportConfig()

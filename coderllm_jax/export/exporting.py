@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from coderllm_jax import entry
-from coderllm_jax.config.export import FORMATS, ExportConfig
+from coderllm_jax.config.export import FORMATS, ExportConfig, safe_name
 from coderllm_jax.data.tokenizer import Tokenizer
 from coderllm_jax.errors import ConfigError, ModelError, ResumableError, UserError
 from coderllm_jax.export.drift import Logits
@@ -43,7 +43,7 @@ from coderllm_jax.export.merging import MergedModel
 from coderllm_jax.export.model_card import model_card, write_notice
 from coderllm_jax.export.placing import check_space, held, partial_folder, put_in_place
 from coderllm_jax.export.probes import Probes, forward_logits, make_probes, own_logits
-from coderllm_jax.export.provenance import Provenance, read_provenance, safe_name
+from coderllm_jax.export.provenance import Provenance, read_provenance
 from coderllm_jax.export.tokenizer_files import check_tokenizer, mark_of
 from coderllm_jax.export.verification import Verification, check_loaders, verify
 from coderllm_jax.generation.trained import TrainedModel, find_place, load_trained

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from coderllm_jax.config.export import safe_name
 from coderllm_jax.generation.trained import TrainedModel
 from coderllm_jax.model import huggingface, keras_folder, presets
 from coderllm_jax.model.presets import ALIASES
@@ -151,12 +152,6 @@ def default_name(base: str, path: str, run: Path | None) -> str:
     trained = run.name if run is not None else "" if path == base else path
     names = [safe_name(word) for word in (base, trained) if word]
     return "-".join(dict.fromkeys(names))
-
-
-def safe_name(path: str) -> str:
-    """The last part of a path or a model's name, in letters that are safe in a file's name."""
-    last = path.rstrip("/").rpartition("/")[2]
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", last).strip("-.") or "model"
 
 
 def _some(values: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
