@@ -17,7 +17,7 @@ import torch
 import transformers
 
 from coderllm_jax.export.reload_protocol import Job, Reply, answer
-from coderllm_jax.export.reload_transformers import logits_of
+from coderllm_jax.export.reload_transformers import ids_of, logits_of
 
 _TOWER = {
     "hidden_size": 8,
@@ -41,6 +41,7 @@ def reload(job: Job) -> Reply:
     places = model.load_adapter(job.artifact, "default")
     if lost := [*places.missing_keys, *places.unexpected_keys]:
         raise ValueError(f"{len(lost)} tensors of adapter and base do not meet, such as {lost[0]}")
+    text_ids, chat_ids = ids_of(job)  # the adapter's folder has a tokenizer, and its chat turns
     return Reply(
         versions={
             "peft": peft.__version__,
@@ -48,8 +49,8 @@ def reload(job: Job) -> Reply:
             "torch": torch.__version__,
         },
         logits=logits_of(model, job),
-        text_ids=[],
-        chat_ids=[],
+        text_ids=text_ids,
+        chat_ids=chat_ids,
     )
 
 

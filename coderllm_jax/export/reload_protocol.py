@@ -47,10 +47,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """What the other library made of it. `versions`: package → version.
-
-    An adapter's library has no tokenizer of its own: its lists of ids are empty.
-    """
+    """What the other library made of it. `versions`: package → version."""
 
     versions: Mapping[str, str]
     logits: Sequence[npt.NDArray[np.float32]]

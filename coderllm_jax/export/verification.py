@@ -155,8 +155,7 @@ def verify(
     program = measure_drift(reference if rounded is None else rounded, reply.logits)
     if problem := limits.program.violation(program):
         raise _refused(artifact, loader.title, problem)
-    if format != "peft":
-        _check_ids(artifact, loader, job, reply, tokenizer=tokenizer, chat=chat)
+    _check_ids(artifact, loader, job, reply, tokenizer=tokenizer, chat=chat)
     return Verification(
         loader=loader.title,
         versions=reply.versions,

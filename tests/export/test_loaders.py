@@ -66,6 +66,7 @@ def export(tmp_path, vocabulary, wanted, changes, *, kind="gemma3"):
     assert result.folders[wanted].is_dir()
     for name, found in result.verifications.items():
         assert found is not None
+        assert (found.num_texts, found.num_chats) == (5, 3)
         # llama.cpp rounds activations where weights are rounded to 8 bits, or to bfloat16.
         assert found.program.flips == 0 or name.endswith(("bf16.gguf", "q8_0.gguf"))
 
