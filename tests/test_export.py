@@ -6,6 +6,7 @@ fact is tests/export/test_loaders.py (marked `peers`) and benchmarks/export.py.
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -344,6 +345,17 @@ def test_a_full_disk_is_named_before_anything_is_written(adapter, tmp_path, monk
     monkeypatch.setattr(placing.shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(DeviceError, match=r"0\.0 GB are free"):
         export_model(config_for(adapter, tmp_path / "out", verify=False))
+
+
+def test_a_disk_that_fills_up_in_the_middle_is_named_too(adapter, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(formats, "write_keras", full)
+    wanted = ("huggingface", "keras")
+    with pytest.raises(DeviceError, match=r"out: the disk is full.*nothing half-written is left"):
+        export_model(config_for(adapter, tmp_path / "out", formats=wanted, verify=False))
+    assert names(tmp_path / "out") == []
 
 
 @pytest.mark.parametrize("formats", [(), ("keras", "keras")])

@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import gc
 import json
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +32,7 @@ import jax.numpy as jnp
 from coderllm_jax import entry
 from coderllm_jax.config.export import FORMATS, ExportConfig, safe_name
 from coderllm_jax.data.tokenizer import Tokenizer
-from coderllm_jax.errors import ConfigError, ModelError, ResumableError, UserError
+from coderllm_jax.errors import ConfigError, DeviceError, ModelError, ResumableError, UserError
 from coderllm_jax.export.drift import Logits
 from coderllm_jax.export.formats import (
     Artifact,
@@ -97,7 +99,8 @@ def export_model(
     """Writes and proves what `config` asks for. `note` hears what goes on.
 
     Raises a UserError with the remedy where something cannot be written, is there already, or is
-    not what it should be; ResumableError where a signal ended it. Nothing half-written remains.
+    not what it should be, or no disk is left; ResumableError where a signal ended it. Nothing
+    half-written remains.
     """
     if not isinstance(config, ExportConfig):
         config = ExportConfig.from_config_dict(config)
@@ -112,6 +115,13 @@ def export_model(
         signal = str(error).partition(";")[0]
         raise ResumableError(
             f"{signal}; nothing half-written is left: the same command starts it again"
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DeviceError(
+            f"{out}: the disk is full, there or in {tempfile.gettempdir()} ({error.strerror}); "
+            "nothing half-written is left: make room, or name another out"
         ) from None
 
 
