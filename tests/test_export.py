@@ -15,6 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -171,6 +172,21 @@ def test_rounding_is_measured_apart_from_the_program(adapter, tmp_path, proven):
     found = result.verifications["huggingface"]
     assert found.program.difference < 1e-3
     assert found.rounding.difference > 1e-3
+
+
+def test_numbers_are_rounded_once_after_the_merge(adapter, tmp_path, proven):
+    trained = load_trained(str(adapter), precision=FLOAT32, cache_dir="/nonexistent")
+    scale = np.float32(ALPHA / RANK)
+    result = export_model(config_for(adapter, tmp_path / "out", dtype="bfloat16"))
+    found = load_trained(
+        str(result.folders["huggingface"]), precision=FLOAT32, cache_dir="/nonexistent"
+    )
+    for name, adapted in trained.adapters.items():
+        for layer, kernel in enumerate(np.asarray(trained.weights["blocks"][name])):
+            a, b = (np.asarray(adapted[part])[layer] for part in ("a", "b"))
+            merged = kernel + scale * np.tensordot(a, b, axes=1)
+            stored = np.asarray(found.weights["blocks"][name])[layer]
+            assert np.array_equal(stored, merged.astype(ml_dtypes.bfloat16).astype(np.float32))
 
 
 def test_rounding_beyond_its_limit_deletes_it(adapter, tmp_path, proven, monkeypatch):

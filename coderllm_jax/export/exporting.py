@@ -6,11 +6,12 @@
       for each format:  logits of what was rounded ── reloaded by its library ── card
       all of them:      renamed to FORMAT/
 
-Weights are in memory once: while formats are written, then in the other library's process. What
-fails is deleted before the error is told, what was proven before it is kept, and a folder under its
-final name is always whole and proven. After a signal there is none: the same command finds every
-place as free as the first time. A killed export leaves .FORMAT.partial folders, which the next one
-into the same `out` removes; two at once into one `out` are refused.
+Weights are in memory once, in float32 whatever is written: while formats are written, then as they
+were rounded, then in the other library's process. What fails is deleted before the error is told,
+what was proven before it is kept, and a folder under its final name is always whole and proven.
+After a signal there is none: the same command finds every place as free as the first time. A killed
+export leaves .FORMAT.partial folders, which the next one into the same `out` removes; two at once
+into one `out` are refused.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from coderllm_jax import entry
 from coderllm_jax.config.export import FORMATS, ExportConfig, safe_name
@@ -226,11 +226,9 @@ def _write(
 
 
 def _load(config: ExportConfig) -> TrainedModel:
-    precision = FLOAT32
-    if config.dtype == "bfloat16" and set(config.formats) <= {"huggingface", "keras"}:
-        # All of it is rounded in the end: a float32 copy would be twice the memory for nothing.
-        precision = precision._replace(weights=jnp.dtype("bfloat16"))
-    model = load_trained(config.model_path, precision=precision, cache_dir=config.model.cache_dir)
+    # In float32 whatever is written: numbers are rounded once, after the merge, and a CPU that
+    # computes in float32 would copy bfloat16 weights into it (1.5 times the memory in all).
+    model = load_trained(config.model_path, precision=FLOAT32, cache_dir=config.model.cache_dir)
     for wanted in config.formats:
         check_tokenizer(model.tokenizer, format=wanted)
     if "peft" in config.formats and not model.adapters:
