@@ -6,6 +6,7 @@ fact is tests/export/test_loaders.py (marked `peers`) and benchmarks/export.py.
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -14,6 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -172,6 +174,21 @@ def test_rounding_is_measured_apart_from_the_program(adapter, tmp_path, proven):
     assert found.rounding.difference > 1e-3
 
 
+def test_numbers_are_rounded_once_after_the_merge(adapter, tmp_path, proven):
+    trained = load_trained(str(adapter), precision=FLOAT32, cache_dir="/nonexistent")
+    scale = np.float32(ALPHA / RANK)
+    result = export_model(config_for(adapter, tmp_path / "out", dtype="bfloat16"))
+    found = load_trained(
+        str(result.folders["huggingface"]), precision=FLOAT32, cache_dir="/nonexistent"
+    )
+    for name, adapted in trained.adapters.items():
+        for layer, kernel in enumerate(np.asarray(trained.weights["blocks"][name])):
+            a, b = (np.asarray(adapted[part])[layer] for part in ("a", "b"))
+            merged = kernel + scale * np.tensordot(a, b, axes=1)
+            stored = np.asarray(found.weights["blocks"][name])[layer]
+            assert np.array_equal(stored, merged.astype(ml_dtypes.bfloat16).astype(np.float32))
+
+
 def test_rounding_beyond_its_limit_deletes_it(adapter, tmp_path, proven, monkeypatch):
     narrow = verification.Limits(verification.Limit(1e-6, 1e-12), verification.LIMITS["float32"][1])
     monkeypatch.setitem(verification.LIMITS, "bfloat16", narrow)
@@ -205,9 +222,28 @@ def test_a_kill_between_two_renames_loses_nothing(tmp_path):
     place = tmp_path / "keras"
     (tmp_path / ".keras.old").mkdir()
     (tmp_path / ".keras.old" / "mark").touch()
-    with placing.partial_folder(place):
+    with placing.held(tmp_path, ["keras"]):
         assert (place / "mark").exists()
     assert names(tmp_path) == ["keras"]
+
+
+def test_two_exports_into_one_folder_are_refused(adapter, tmp_path, proven):
+    out = tmp_path / "out"
+    with placing.held(out, ["keras"]), placing.partial_folder(out / "huggingface") as folder:
+        with pytest.raises(ConfigError, match="is being written by another export; wait for it"):
+            export_model(config_for(adapter, out))
+        assert folder.is_dir()
+    export_model(config_for(adapter, out))
+    assert names(out) == ["huggingface"]
+
+
+def test_what_kills_left_goes_whatever_is_exported_next(adapter, tmp_path, proven):
+    out = tmp_path / "out"
+    for left in (".keras.partial", ".base.partial", ".mine.partial", ".gguf.old"):
+        (out / left).mkdir(parents=True)
+    export_model(config_for(adapter, out))
+    # The earlier GGUF, caught between two renames, is back; what is not ours is not touched.
+    assert names(out) == [".mine.partial", "gguf", "huggingface"]
 
 
 def test_a_signal_leaves_nothing_and_may_be_repeated(adapter, tmp_path, proven, monkeypatch):
@@ -219,6 +255,37 @@ def test_a_signal_leaves_nothing_and_may_be_repeated(adapter, tmp_path, proven, 
     with pytest.raises(ResumableError, match=r"SIGTERM; nothing half-written.*starts it again"):
         export_model(config_for(adapter, tmp_path / "out"))
     assert names(tmp_path / "out") == []
+
+
+def test_a_signal_at_the_last_format_leaves_the_first_one_s_place_free(
+    adapter, tmp_path, proven, monkeypatch
+):
+    config = config_for(adapter, tmp_path / "out", formats=("huggingface", "keras"))
+
+    def terminated_at_keras(loader, job):
+        if loader.title == "keras_hub":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return honest_loader(loader, job)
+
+    monkeypatch.setattr(verification, "_ask", terminated_at_keras)
+    with pytest.raises(ResumableError, match="the same command starts it again"):
+        export_model(config)
+    assert names(tmp_path / "out") == []
+    monkeypatch.setattr(verification, "_ask", honest_loader)
+    export_model(config)
+    assert names(tmp_path / "out") == ["huggingface", "keras"]
+
+
+def test_what_was_proven_outlives_a_later_format_s_mistake(adapter, tmp_path, proven, monkeypatch):
+    def refuses_keras(loader, job):
+        if loader.title == "keras_hub":
+            raise ModelError("keras_hub does not load it")
+        return honest_loader(loader, job)
+
+    monkeypatch.setattr(verification, "_ask", refuses_keras)
+    with pytest.raises(ModelError, match="keras_hub does not load it"):
+        export_model(config_for(adapter, tmp_path / "out", formats=("huggingface", "keras")))
+    assert names(tmp_path / "out") == ["huggingface"]
 
 
 def test_a_kill_in_the_middle_leaves_no_half_written_model(adapter, tmp_path, proven):
@@ -296,10 +363,28 @@ def test_a_full_disk_is_named_before_anything_is_written(adapter, tmp_path, monk
         export_model(config_for(adapter, tmp_path / "out", verify=False))
 
 
+def test_a_disk_that_fills_up_in_the_middle_is_named_too(adapter, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(formats, "write_keras", full)
+    wanted = ("huggingface", "keras")
+    with pytest.raises(DeviceError, match=r"out: the disk is full.*nothing half-written is left"):
+        export_model(config_for(adapter, tmp_path / "out", formats=wanted, verify=False))
+    assert names(tmp_path / "out") == []
+
+
 @pytest.mark.parametrize("formats", [(), ("keras", "keras")])
 def test_lists_that_mean_nothing_are_refused(adapter, tmp_path, formats):
     with pytest.raises(ConfigError, match="expected one or more, each once"):
         config_for(adapter, tmp_path, formats=formats)
+
+
+@pytest.mark.parametrize("name", ["org/model", "../../elsewhere", "two words", ".hidden"])
+def test_a_name_that_no_file_can_have_is_refused(adapter, tmp_path, name):
+    with pytest.raises(ConfigError, match=f"name is '{name}'.*such as '[a-z]+(-[a-z]+)?'"):
+        config_for(adapter, tmp_path, formats=("gguf",), name=name)
+    assert config_for(adapter, tmp_path, name="gemma3_270m-1.5").name == "gemma3_270m-1.5"
 
 
 def test_the_card_loads():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import ClassVar
 
 from coderllm_jax.config.schema import Config, option, section
@@ -34,7 +35,11 @@ class ExportConfig(Config):
         "The folder that receives them. Empty: export/ in the run, else exports/NAME. It may be "
         "given to evaluate and ask: --config.model_path=OUT/huggingface.",
     )
-    name: str = option("", "What the model is called. Empty: its base and its run.")
+    name: str = option(
+        "",
+        "What the model, and a GGUF's file, is called: letters, digits, '.', '_', '-'. Empty: its "
+        "base and its run.",
+    )
     overwrite: bool = option(
         False, "Replaces what an earlier export left, once the new one is proven."
     )
@@ -64,12 +69,23 @@ class ExportConfig(Config):
     model: ModelSection = section(ModelSection)
 
     def check(self) -> None:
-        """Lists that would write nothing, or the same twice."""
+        """Lists that would write nothing, or the same twice; a name that no file can have."""
         for name, values in (("formats", self.formats), ("gguf_types", self.gguf_types)):
             if not values or len(set(values)) < len(values):
                 raise ConfigError(
                     f"{name} is {','.join(values) or 'empty'}; expected one or more, each once"
                 )
+        if self.name and self.name != safe_name(self.name):
+            raise ConfigError(
+                f"name is '{self.name}', and a file is to be called so; expected letters, digits, "
+                f"'.', '_' and '-', such as '{safe_name(self.name)}'"
+            )
+
+
+def safe_name(path: str) -> str:
+    """The last part of a path or a model's name, in letters that are safe in a file's name."""
+    last = path.rstrip("/").rpartition("/")[2]
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", last).strip("-.") or "model"
 
 
 get_config = ExportConfig.create_default

@@ -4,31 +4,35 @@
       for each format:  .FORMAT.partial/ written ── every tensor read back
     drop the model
       for each format:  logits of what was rounded ── reloaded by its library ── card
-                        ── renamed to FORMAT/
+      all of them:      renamed to FORMAT/
 
-Weights are in memory once: while formats are written, then in the other library's process. What
-fails is deleted before the error is told, and a folder under its final name is always whole and
-proven. A killed export leaves .FORMAT.partial folders, which the next one removes.
+Weights are in memory once, in float32 whatever is written: while formats are written, then as they
+were rounded, then in the other library's process. What fails is deleted before the error is told,
+what was proven before it is kept, and a folder under its final name is always whole and proven.
+After a signal there is none: the same command finds every place as free as the first time. A killed
+export leaves .FORMAT.partial folders, which the next one into the same `out` removes; two at once
+into one `out` are refused.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import gc
 import json
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from coderllm_jax import entry
-from coderllm_jax.config.export import ExportConfig
+from coderllm_jax.config.export import FORMATS, ExportConfig, safe_name
 from coderllm_jax.data.tokenizer import Tokenizer
-from coderllm_jax.errors import ConfigError, ModelError, ResumableError
+from coderllm_jax.errors import ConfigError, DeviceError, ModelError, ResumableError, UserError
 from coderllm_jax.export.drift import Logits
 from coderllm_jax.export.formats import (
     Artifact,
@@ -39,9 +43,9 @@ from coderllm_jax.export.formats import (
 from coderllm_jax.export.huggingface_folder import write_huggingface
 from coderllm_jax.export.merging import MergedModel
 from coderllm_jax.export.model_card import model_card, write_notice
-from coderllm_jax.export.placing import check_space, partial_folder, put_in_place
+from coderllm_jax.export.placing import check_space, held, partial_folder, put_in_place
 from coderllm_jax.export.probes import Probes, forward_logits, make_probes, own_logits
-from coderllm_jax.export.provenance import Provenance, read_provenance, safe_name
+from coderllm_jax.export.provenance import Provenance, read_provenance
 from coderllm_jax.export.tokenizer_files import check_tokenizer, mark_of
 from coderllm_jax.export.verification import Verification, check_loaders, verify
 from coderllm_jax.generation.trained import TrainedModel, find_place, load_trained
@@ -52,6 +56,7 @@ from coderllm_jax.model.precision import FLOAT32
 from coderllm_jax.model.weights import place
 
 RECORD = "export.json"
+_BASE = "base"  # what an adapter is proven on lies beside the formats for as long
 
 Note = Callable[[str], None]
 Verifications = dict[str, Verification | None]
@@ -94,7 +99,8 @@ def export_model(
     """Writes and proves what `config` asks for. `note` hears what goes on.
 
     Raises a UserError with the remedy where something cannot be written, is there already, or is
-    not what it should be; ResumableError where a signal ended it. Nothing half-written remains.
+    not what it should be, or no disk is left; ResumableError where a signal ended it. Nothing
+    half-written remains.
     """
     if not isinstance(config, ExportConfig):
         config = ExportConfig.from_config_dict(config)
@@ -102,18 +108,25 @@ def export_model(
         check_loaders(config.formats)
     out = _out_folder(config)
     try:
-        # The host writes the formats, and computes in float32 what they are compared with.
-        with entry.ends_on_signals(), jax.default_device(jax.devices("cpu")[0]):
+        with held(out, (*FORMATS, _BASE)):
+            _check_free(config, out)
             return _export(config, out, note)
     except ResumableError as error:
         signal = str(error).partition(";")[0]
         raise ResumableError(
             f"{signal}; nothing half-written is left: the same command starts it again"
         ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DeviceError(
+            f"{out}: the disk is full, there or in {tempfile.gettempdir()} ({error.strerror}); "
+            "nothing half-written is left: make room, or name another out"
+        ) from None
 
 
 def _out_folder(config: ExportConfig) -> Path:
-    """Where everything goes; ConfigError where something is there that may not be replaced."""
+    """Where everything goes."""
     found = find_place(config.model_path)
     if found.folder is None:
         check_source(config.model_path)
@@ -123,36 +136,49 @@ def _out_folder(config: ExportConfig) -> Path:
         out = found.run / "export"
     else:
         out = Path("exports") / safe_name(config.model_path)
+    return out
+
+
+def _check_free(config: ExportConfig, out: Path) -> None:
+    """ConfigError where something is there that may not be replaced."""
     for wanted in config.formats:
         if (out / wanted).exists() and not config.overwrite:
             raise ConfigError(
                 f"{out / wanted} is there already; set overwrite=True to replace it, or name "
                 "another out"
             )
-    return out
 
 
 def _export(config: ExportConfig, out: Path, note: Note) -> ExportResult:
     folders = {wanted: out / wanted for wanted in config.formats}
-    found: Verifications = {}
+    proven: dict[str, Verifications] = {}
     with contextlib.ExitStack() as stack:
         partial = {
             wanted: stack.enter_context(partial_folder(folder))
             for wanted, folder in folders.items()
         }
         needs_base = config.verify and "peft" in config.formats
-        base = stack.enter_context(partial_folder(out / "base")) if needs_base else None
-        written = _write(config, partial, base, note)
-        gc.collect()  # the weights: whoever loads them next is another process
-        for wanted, folder in partial.items():
-            verifications: Verifications = {}
-            for artifact in written.artifacts[wanted]:
-                verifications[artifact.name] = (
-                    _prove(artifact, wanted, written, note) if config.verify else None
-                )
-            _describe(folder, wanted, written, verifications)
-            put_in_place(folder, folders[wanted])
-            found |= verifications
+        base = stack.enter_context(partial_folder(out / _BASE)) if needs_base else None
+        try:
+            # The host writes the formats, and computes in float32 what they are compared with.
+            with entry.ends_on_signals(), jax.default_device(jax.devices("cpu")[0]):
+                written = _write(config, partial, base, note)
+                gc.collect()  # the weights: whoever loads them next is another process
+                for wanted, folder in partial.items():
+                    verifications: Verifications = {}
+                    for artifact in written.artifacts[wanted]:
+                        verifications[artifact.name] = (
+                            _prove(artifact, wanted, written, note) if config.verify else None
+                        )
+                    _describe(folder, wanted, written, verifications)
+                    proven[wanted] = verifications
+        except UserError:
+            put_in_place({partial[wanted]: folders[wanted] for wanted in proven})
+            raise
+        put_in_place({partial[wanted]: folders[wanted] for wanted in proven})
+    found: Verifications = {}
+    for verifications in proven.values():
+        found |= verifications
     return ExportResult(folders, found)
 
 
@@ -180,6 +206,7 @@ def _write(
             config,
             name=provenance.name,
             base=provenance.base_repository or provenance.base,
+            base_is_multimodal=provenance.base_is_multimodal,
         )
     if base is not None:
         note("writing the base that the adapter is proven on")
@@ -199,11 +226,9 @@ def _write(
 
 
 def _load(config: ExportConfig) -> TrainedModel:
-    precision = FLOAT32
-    if config.dtype == "bfloat16" and set(config.formats) <= {"huggingface", "keras"}:
-        # All of it is rounded in the end: a float32 copy would be twice the memory for nothing.
-        precision = precision._replace(weights=jnp.dtype("bfloat16"))
-    model = load_trained(config.model_path, precision=precision, cache_dir=config.model.cache_dir)
+    # In float32 whatever is written: numbers are rounded once, after the merge, and a CPU that
+    # computes in float32 would copy bfloat16 weights into it (1.5 times the memory in all).
+    model = load_trained(config.model_path, precision=FLOAT32, cache_dir=config.model.cache_dir)
     for wanted in config.formats:
         check_tokenizer(model.tokenizer, format=wanted)
     if "peft" in config.formats and not model.adapters:
@@ -235,6 +260,7 @@ def _prove(artifact: Artifact, format: str, written: _Written, note: Note) -> Ve
         reference=written.reference,
         rounded=rounded,
         base=written.base if format == "peft" else None,
+        base_is_multimodal=written.provenance.base_is_multimodal,
         chat=written.knows_turns,
     )
 

@@ -44,12 +44,20 @@ class Artifact(NamedTuple):
 
 
 def write_format(
-    format: str, folder: Path, model: MergedModel, config: ExportConfig, *, name: str, base: str
+    format: str,
+    folder: Path,
+    model: MergedModel,
+    config: ExportConfig,
+    *,
+    name: str,
+    base: str,
+    base_is_multimodal: bool,
 ) -> list[Artifact]:
     """Writes one format into its folder and reads every tensor back.
 
-    name: what the model is called; base: what an adapter names as its base. Raises ModelError
-    where the format cannot hold the model, or the disk did not.
+    name: what the model is called; base: what an adapter names as its base, and whether that holds
+    more than the text model. Raises ModelError where the format cannot hold the model, or the disk
+    did not.
     """
     dtype = cast(Dtype, config.dtype)
     if format == "huggingface":
@@ -60,8 +68,14 @@ def write_format(
         check_folder(folder, model, dtype=dtype)
     elif format == "peft":
         max_length = context_length(model.architecture)
-        write_peft(folder, model, base_model=base, max_length=max_length)
-        check_peft(folder, model)
+        write_peft(
+            folder,
+            model,
+            base_model=base,
+            max_length=max_length,
+            is_multimodal=base_is_multimodal,
+        )
+        check_peft(folder, model, is_multimodal=base_is_multimodal)
         return [Artifact(format, folder, "float32")]
     else:
         return [_write_one_gguf(folder, model, kind, name) for kind in config.gguf_types]

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from coderllm_jax.config.export import safe_name
 from coderllm_jax.errors import ModelError
 from coderllm_jax.export.gguf_file import LICENCES
 from coderllm_jax.export.keras_preset import class_of
@@ -80,6 +81,7 @@ def model_card(
         _usage(provenance, family, format, files, marks=marks),
         "## How it was checked",
         "\n".join(_checked(name, found) for name, found in verifications.items()),
+        *([_proven_on(provenance)] if format == "peft" and any(verifications.values()) else []),
         *_training(provenance),
         *_evaluation(provenance),
         *_licence(provenance, family),
@@ -103,13 +105,47 @@ def _introduction(provenance: Provenance, format: str) -> str:
         return (
             f"A LoRA adapter for {base}{source}, as PEFT loads it. It was trained on exactly those "
             "weights; on others, such as the published ones where a quantized copy was trained on, "
-            "its answers may differ. That base as a folder: `python -m coderllm_jax.export "
-            f"--config.model_path={provenance.base} --config.formats=huggingface`."
+            f"its answers may differ. {_base_of(provenance)}"
         )
     if "trained" not in provenance.identity:
         return f"{base}{source}, converted and otherwise as it was."
     how = "with the LoRA adapter merged into it" if provenance.lora else "with all weights trained"
     return f"{base}{source} {how}.{_rounding(provenance.identity['trained'])}"
+
+
+def _is_quantized_copy(provenance: Provenance) -> bool:
+    """Whether the base came out of a GGUF, so that the repository's weights are others."""
+    return provenance.base == DEFAULT_MODEL or provenance.base.endswith(".gguf")
+
+
+def _exported_base(provenance: Provenance) -> str:
+    """Where `_base_of`'s command puts the base."""
+    return f"exports/{safe_name(provenance.base)}/huggingface"
+
+
+def _proven_on(provenance: Provenance) -> str:
+    text = f"Put onto `{provenance.base}` as it was trained on, in float32"
+    if provenance.base_is_multimodal:
+        text += ", as the text model of the multimodal class beside an untrained vision tower"
+    if _is_quantized_copy(provenance) and provenance.base_repository:
+        text += f"; not onto the weights of {provenance.base_repository}"
+    return f"{text}."
+
+
+def _base_of(provenance: Provenance) -> str:
+    """Onto what a PEFT adapter is put, in a sentence."""
+    if provenance.base_is_multimodal:
+        return (
+            "Its base is published with a vision tower: the adapter is for the text model in it, "
+            "`model.language_model` of what AutoModelForCausalLM loads (transformers 4.52 or "
+            "later), and finds no place on a text-only copy."
+        )
+    model = f"gguf:{provenance.base}" if provenance.base.endswith(".gguf") else provenance.base
+    return (
+        "That base as a folder: `python -m coderllm_jax.export "
+        f"--config.model_path={model} --config.formats=huggingface` writes "
+        f"`{_exported_base(provenance)}`."
+    )
 
 
 def _rounding(trained: Mapping[str, Any]) -> str:
@@ -134,6 +170,8 @@ def _usage(
 ) -> str:
     question = "What does optax.adamw do?"
     base = provenance.base_repository or "BASE"
+    if _is_quantized_copy(provenance) and not provenance.base_is_multimodal:
+        base = _exported_base(provenance)
     gguf = next((name for name in files if name.endswith(".gguf")), "MODEL.gguf")
     prompt = f"Question: {question}\\nAnswer:"
     if marks is not None:

@@ -11,11 +11,21 @@ In the first row every head has its own A and all share B, so lora_B repeats B a
 a block a head, and is zero elsewhere; alpha grows with the rank, and alpha / rank stays. Ranks that
 differ from the adapter's own are in `rank_pattern`, by module, or by layers where Gemma 4's global
 ones have other heads.
+
+Gemma 3 from 4B on and Gemma 4 are published with a vision tower, and AutoModelForCausalLM loads the
+whole: the text model's modules then lie deeper, and the tower has a q_proj of its own. For such a
+base (transformers 4.52 and later) names are
+
+    text-only    model.layers.0.self_attn.q_proj                  target_modules: [q_proj, …]
+    multimodal   model.language_model.layers.0.self_attn.q_proj   target_modules: a pattern of these
+
+PEFT puts an adapter with the other names onto nothing, and only warns.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,27 +43,37 @@ CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _BY_HEAD = ("query", "key", "value")
 
 
-def write_peft(folder: Path, model: MergedModel, *, base_model: str, max_length: int) -> None:
+def write_peft(
+    folder: Path,
+    model: MergedModel,
+    *,
+    base_model: str,
+    max_length: int,
+    is_multimodal: bool = False,
+) -> None:
     """Writes both files of the adapter, and the tokenizer with the chat turns it was trained on.
 
-    base_model: what adapter_config.json names as the model to put it onto.
+    base_model: what adapter_config.json names as the model to put it onto. is_multimodal: whether
+    that holds more than the text model.
     """
     if not model.adapters:
         raise ModelError("formats has peft, and this model has no adapter; drop peft from formats")
-    content = adapter_config(model, base_model=base_model)
+    content = adapter_config(model, base_model=base_model, is_multimodal=is_multimodal)
     (folder / CONFIG).write_text(f"{json.dumps(content, indent=1)}\n")
     write_file(
         folder / TENSORS,
-        [_pending(name, values) for name, values in peft_tensors(model)],
+        [_pending(*tensor) for tensor in peft_tensors(model, is_multimodal=is_multimodal)],
     )
     write_tokenizer(folder, model.tokenizer, max_length=max_length, chat=model.knows_turns)
 
 
-def adapter_config(model: MergedModel, *, base_model: str) -> dict[str, Any]:
+def adapter_config(
+    model: MergedModel, *, base_model: str, is_multimodal: bool = False
+) -> dict[str, Any]:
     """The content of adapter_config.json."""
     ranks = {name: _peft_rank(model, name) for name in model.adapters}
     rank = min(ranks.values())
-    modules = {BLOCK_NAMES[base_name(name)].rpartition(".")[2] for name in model.adapters}
+    modules = sorted({BLOCK_NAMES[base_name(name)] for name in model.adapters})
     wider = {_pattern(model, name): found for name, found in ranks.items() if found != rank}
     return {
         "peft_type": "LORA",
@@ -64,7 +84,11 @@ def adapter_config(model: MergedModel, *, base_model: str) -> dict[str, Any]:
         "lora_alpha": model.scale * rank,
         "rank_pattern": wider,
         "alpha_pattern": {name: model.scale * found for name, found in wider.items()},
-        "target_modules": sorted(modules),
+        "target_modules": (
+            rf".*\.language_model\.layers\.\d+\.({'|'.join(map(re.escape, modules))})"
+            if is_multimodal
+            else sorted(module.rpartition(".")[2] for module in modules)
+        ),
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,
@@ -74,7 +98,13 @@ def adapter_config(model: MergedModel, *, base_model: str) -> dict[str, Any]:
     }
 
 
-def peft_tensors(model: MergedModel) -> Iterator[tuple[str, np.ndarray]]:
+def module_name(name: str, layer: int, *, is_multimodal: bool) -> str:
+    """What transformers calls the module of block weight `name`; see the drawing."""
+    root = "model.language_model" if is_multimodal else "model"
+    return f"{root}.layers.{layer}.{BLOCK_NAMES[base_name(name)]}"
+
+
+def peft_tensors(model: MergedModel, *, is_multimodal: bool) -> Iterator[tuple[str, np.ndarray]]:
     """Every tensor of the adapter by PEFT's name, float32."""
     for layer in range(model.architecture.num_layers):
         for name, adapter in model.adapters.items():
@@ -83,8 +113,8 @@ def peft_tensors(model: MergedModel) -> Iterator[tuple[str, np.ndarray]]:
             place = model.place_of(name, layer)
             a, b = (np.asarray(adapter[part])[place].astype(np.float32) for part in ("a", "b"))
             for part, values in zip("AB", peft_matrices(name, a, b), strict=True):
-                module = f"base_model.model.model.layers.{layer}.{BLOCK_NAMES[base_name(name)]}"
-                yield f"{module}.lora_{part}.weight", values
+                module = module_name(name, layer, is_multimodal=is_multimodal)
+                yield f"base_model.model.{module}.lora_{part}.weight", values
 
 
 def peft_matrices(name: str, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from coderllm_jax.config.export import safe_name
 from coderllm_jax.generation.trained import TrainedModel
+from coderllm_jax.model import huggingface, keras_folder, presets
 from coderllm_jax.model.presets import ALIASES
 from coderllm_jax.training.run_folder import RunFolder, read_json
 
@@ -43,6 +45,8 @@ _NAMINGS = (
     _Naming(r"gemma3_(instruct_)?(1b|4b|12b|27b)(?:_text)?", "google/gemma-3-{}", bare="-pt"),
     _Naming(r"gemma4_(instruct_)?(31b)", "google/gemma-4-31B"),
 )
+# Of those, the repositories that hold a vision tower as well.
+_MULTIMODAL = r"google/(gemma-3-(4b|12b|27b)|gemma-4)-.+"
 
 _TRAINING = (
     "step",
@@ -67,6 +71,7 @@ class Provenance:
     name: str
     base: str  # as model_name
     base_repository: str  # as the hub calls it, "" where that is not known
+    base_is_multimodal: bool  # of what others load by that name, the base is the text model
     identity: Mapping[str, Any]
     training: Mapping[str, Any]
     data: Mapping[str, Any]
@@ -83,7 +88,9 @@ def read_provenance(
     model: TrainedModel, *, name: str = "", base_model: str = "", path: str = ""
 ) -> Provenance:
     """What is known of `model`, which was loaded from `path`; the first two replace what is."""
-    base = public_name(str(model.identity["name"]))
+    loaded = str(model.identity["name"])
+    base = public_name(loaded)
+    repository = base_model or repository_of(base)
     manifest, summary, config, figures = ({}, {}, {}, {})
     if model.run is not None:
         folder = RunFolder(model.run)
@@ -95,7 +102,8 @@ def read_provenance(
     return Provenance(
         name=name or default_name(base, path, model.run),
         base=base,
-        base_repository=base_model or repository_of(base),
+        base_repository=repository,
+        base_is_multimodal=is_multimodal(loaded, repository),
         identity={**model.identity, "name": base},
         training=_some(
             {**config, **summary, "step": trained.get("step")},
@@ -125,17 +133,25 @@ def repository_of(base: str) -> str:
     return ""
 
 
+def is_multimodal(name: str, repository: str) -> bool:
+    """Whether the model loaded by `name` is the text model of a multimodal `repository`.
+
+    Where the repository's name does not say so, that which was loaded has its layout.
+    """
+    if re.fullmatch(_MULTIMODAL, repository):
+        return True
+    if name.startswith("hf://"):
+        return huggingface.is_multimodal(presets.find_hub_config(name))
+    folder = Path(name).expanduser()
+    is_folder = (folder / keras_folder.CONFIG).is_file()
+    return is_folder and huggingface.is_multimodal(huggingface.read_config(folder))
+
+
 def default_name(base: str, path: str, run: Path | None) -> str:
     """The base and the run, as a file may be called."""
     trained = run.name if run is not None else "" if path == base else path
     names = [safe_name(word) for word in (base, trained) if word]
     return "-".join(dict.fromkeys(names))
-
-
-def safe_name(path: str) -> str:
-    """The last part of a path or a model's name, in letters that are safe in a file's name."""
-    last = path.rstrip("/").rpartition("/")[2]
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", last).strip("-.") or "model"
 
 
 def _some(values: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:

@@ -26,11 +26,10 @@ from coderllm_jax.errors import ModelError
 from coderllm_jax.export.gguf_file import GgufSource, GgufType, gguf_sources
 from coderllm_jax.export.layout import difference_of, row_chunks, stored_view
 from coderllm_jax.export.merging import MergedModel
-from coderllm_jax.export.peft_folder import CONFIG, TENSORS
+from coderllm_jax.export.peft_folder import CONFIG, TENSORS, module_name
 from coderllm_jax.model import gguf as gguf_reader
 from coderllm_jax.model import presets
-from coderllm_jax.model.architecture import FAMILIES, base_name
-from coderllm_jax.model.huggingface import BLOCK_NAMES
+from coderllm_jax.model.architecture import FAMILIES
 from coderllm_jax.model.stored_layout import scale_alone
 from coderllm_jax.model.weights import Dtype, LazyLeaf, leaf_dtype
 from coderllm_jax.training.adapter import from_safetensors
@@ -73,7 +72,7 @@ def check_gguf(file: Path, model: MergedModel, *, kind: GgufType) -> None:
             raise _differs(file, source.path, source.layer)
 
 
-def check_peft(folder: Path, model: MergedModel) -> None:
+def check_peft(folder: Path, model: MergedModel, *, is_multimodal: bool = False) -> None:
     """A PEFT adapter: the update it makes to each matrix is ours."""
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     tensors = from_safetensors((folder / TENSORS).read_bytes())
@@ -81,7 +80,7 @@ def check_peft(folder: Path, model: MergedModel) -> None:
         for name in model.adapters:
             if layer not in model.architecture.layers_of(name):
                 continue
-            module = f"model.layers.{layer}.{BLOCK_NAMES[base_name(name)]}"
+            module = module_name(name, layer, is_multimodal=is_multimodal)
             rank = _of_pattern(config["rank_pattern"], module, config["r"])
             alpha = _of_pattern(config["alpha_pattern"], module, config["lora_alpha"])
             key = f"base_model.model.{module}"

@@ -28,7 +28,8 @@ _JOB, _REPLY, _LOGITS = "job.json", "reply.json", "logits.npz"
 class Job:
     """What is loaded and asked.
 
-    artifact: the folder or file; base: the model's folder that an adapter is put onto, or "".
+    artifact: the folder or file; base: the text model's folder that an adapter is put onto, or "";
+    base_is_multimodal: whether the adapter is for that model as a part of a multimodal one.
     prompts: ids, and `positions` in each whose logits are wanted. texts: to be made ids of, with
     what stands before a text. chats: conversations as role and content; chat_texts: the same as
     one text without <bos>, for libraries that know no chat template.
@@ -41,14 +42,12 @@ class Job:
     chats: Sequence[Sequence[Mapping[str, str]]]
     chat_texts: Sequence[str]
     base: str = ""
+    base_is_multimodal: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """What the other library made of it. `versions`: package → version.
-
-    An adapter's library has no tokenizer of its own: its lists of ids are empty.
-    """
+    """What the other library made of it. `versions`: package → version."""
 
     versions: Mapping[str, str]
     logits: Sequence[npt.NDArray[np.float32]]

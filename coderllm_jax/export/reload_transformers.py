@@ -14,12 +14,21 @@ from coderllm_jax.export.reload_protocol import Job, Reply, answer
 def reload(job: Job) -> Reply:
     """Loads the folder as everybody does, in float32, and asks."""
     model = transformers.AutoModelForCausalLM.from_pretrained(job.artifact, dtype=torch.float32)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(job.artifact)
+    text_ids, chat_ids = ids_of(job)
     return Reply(
         versions={"transformers": transformers.__version__, "torch": torch.__version__},
         logits=logits_of(model, job),
-        text_ids=[tokenizer(text).input_ids for text in job.texts],
-        chat_ids=[_chat_ids(tokenizer, chat) for chat in job.chats if tokenizer.chat_template],
+        text_ids=text_ids,
+        chat_ids=chat_ids,
+    )
+
+
+def ids_of(job: Job) -> tuple[list[list[int]], list[list[int]]]:
+    """Texts and conversations by the artifact's tokenizer; none of the latter without template."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(job.artifact)
+    return (
+        [tokenizer(text).input_ids for text in job.texts],
+        [_chat_ids(tokenizer, chat) for chat in job.chats if tokenizer.chat_template],
     )
 
 

@@ -2,7 +2,8 @@ r"""A model's tokenizer as the files that others read, made from Gemma's Sentenc
 
     tokenizer.model          the SentencePiece model, as Gemma's makers publish it
     tokenizer.json           the same vocabulary as Hugging Face's `tokenizers` spells it
-    tokenizer_config.json    special tokens by name; one <bos> before every text
+    tokenizer_config.json    special tokens by name; one <bos> before every text; ids and a mask,
+                             which is all that a Gemma's `generate` takes
     chat_template.jinja      the turns of `data.prompts`, for text
 
 SentencePiece takes user-defined pieces out of the text first and merges what is left by score; in
@@ -163,6 +164,8 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, *, max_length: int, chat
         "add_bos_token": True,
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
+        # Or transformers 4 adds token_type_ids, which `generate` of a Gemma refuses.
+        "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": max_length,
         "padding_side": "left",
     }

@@ -128,12 +128,14 @@ def verify(
     reference: Logits,
     rounded: Logits | None = None,
     base: Path | None = None,
+    base_is_multimodal: bool = False,
     chat: bool,
 ) -> Verification:
     """Loads and compares; ModelError with one line where the artifact is not the model.
 
-    reference, rounded: see the drawing. base: the folder under an adapter. chat: whether the
-    artifact has chat turns.
+    reference, rounded: see the drawing. base: the folder under an adapter, which is loaded as the
+    text model of a multimodal one where that is what the adapter is for. chat: whether the artifact
+    has chat turns.
     """
     limits = LIMITS[number_format]
     rounding = None
@@ -142,13 +144,18 @@ def verify(
         if problem := limits.rounding.violation(rounding):
             raise _refused(artifact, number_format, problem)
     loader = LOADERS[format]
-    job = _job(artifact, tokenizer=tokenizer, probes=probes, base=base)
+    job = _job(
+        artifact,
+        tokenizer=tokenizer,
+        probes=probes,
+        base=base,
+        base_is_multimodal=base_is_multimodal,
+    )
     reply = _ask(loader, job)
     program = measure_drift(reference if rounded is None else rounded, reply.logits)
     if problem := limits.program.violation(program):
         raise _refused(artifact, loader.title, problem)
-    if format != "peft":
-        _check_ids(artifact, loader, job, reply, tokenizer=tokenizer, chat=chat)
+    _check_ids(artifact, loader, job, reply, tokenizer=tokenizer, chat=chat)
     return Verification(
         loader=loader.title,
         versions=reply.versions,
@@ -159,7 +166,14 @@ def verify(
     )
 
 
-def _job(artifact: Path, *, tokenizer: Tokenizer, probes: Probes, base: Path | None) -> Job:
+def _job(
+    artifact: Path,
+    *,
+    tokenizer: Tokenizer,
+    probes: Probes,
+    base: Path | None,
+    base_is_multimodal: bool,
+) -> Job:
     roles = {"user": "user", "model": "assistant", "system": "system"}
     return Job(
         artifact=str(artifact.resolve()),
@@ -171,6 +185,7 @@ def _job(artifact: Path, *, tokenizer: Tokenizer, probes: Probes, base: Path | N
         ],
         chat_texts=[tokenizer.decode(ids[1:], skip_control=False) for ids in _chat_ids(tokenizer)],
         base=str(base.resolve()) if base is not None else "",
+        base_is_multimodal=base_is_multimodal,
     )
 
 

@@ -199,6 +199,12 @@ def check_model_type(config: dict[str, Any], *, folder: Path) -> None:
         )
 
 
+def is_multimodal(config: dict[str, Any]) -> bool:
+    """Whether the text model is one part of what config.json describes."""
+    kind = config.get("model_type")
+    return isinstance(kind, str) and kind in _KINDS and _KINDS[kind].text is not None
+
+
 def architecture_of(config: dict[str, Any], *, vocabulary: int, folder: Path) -> Architecture:
     """The model's numbers; `vocabulary` is its embedding's, which some configs misstate."""
     check_model_type(config, folder=folder)

@@ -116,6 +116,14 @@ def open_hub(name: str) -> OpenedModel:
     return opened._replace(source=f"{name} at {Path(folder).name}")
 
 
+def find_hub_config(name: str) -> dict[str, Any]:
+    """config.json of hf://org/name in the hub's cache, which loading filled; {} where it is not."""
+    import huggingface_hub
+
+    file = huggingface_hub.try_to_load_from_cache(name.removeprefix("hf://"), keras_folder.CONFIG)
+    return huggingface.read_config(Path(file).parent) if isinstance(file, str) else {}
+
+
 def open_folder(folder: Path) -> OpenedModel:
     """A folder on this machine: a Hugging Face one has model_type, a Keras one class_name."""
     config = read_folder_config(folder)

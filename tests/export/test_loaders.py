@@ -6,6 +6,7 @@ The first two cases take the way that a user's export takes, a process for each 
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from coderllm_jax.config.export import ExportConfig
+from coderllm_jax.errors import ModelError
 from coderllm_jax.export import verification
 from coderllm_jax.export.exporting import export_model
 from coderllm_jax.export.reload_protocol import read_reply, write_job
@@ -64,6 +66,7 @@ def export(tmp_path, vocabulary, wanted, changes, *, kind="gemma3"):
     assert result.folders[wanted].is_dir()
     for name, found in result.verifications.items():
         assert found is not None
+        assert (found.num_texts, found.num_chats) == (5, 3)
         # llama.cpp rounds activations where weights are rounded to 8 bits, or to bfloat16.
         assert found.program.flips == 0 or name.endswith(("bf16.gguf", "q8_0.gguf"))
 
@@ -115,3 +118,28 @@ def test_it_is_loaded_as_a_user_s_export_is(tmp_path, small_vocabulary, wanted, 
 def test_it_is_loaded_and_is_the_model(tmp_path, small_vocabulary, ask, monkeypatch, kind, wanted):
     monkeypatch.setattr(verification, "_ask", ask)
     export(tmp_path, small_vocabulary, wanted, FORMATS[wanted], kind=kind)
+
+
+MULTIMODAL = [("gemma3", "google/gemma-3-4b-it"), ("gemma4", "google/gemma-4-31B")]
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize(("kind", "repository"), MULTIMODAL)
+def test_an_adapter_finds_its_modules_in_a_multimodal_base(
+    tmp_path, small_vocabulary, ask, monkeypatch, kind, repository
+):
+    monkeypatch.setattr(verification, "_ask", ask)
+    export(tmp_path, small_vocabulary, "peft", {"base_model": repository}, kind=kind)
+
+
+@pytest.mark.peers
+def test_an_adapter_that_finds_no_place_is_not_proven(tmp_path, small_vocabulary, monkeypatch):
+    """PEFT only warns of it, and what answers is the base."""
+
+    def ask_of_another(loader, job):
+        return _ask(loader, dataclasses.replace(job, base_is_multimodal=True))
+
+    _ask = verification._ask
+    monkeypatch.setattr(verification, "_ask", ask_of_another)
+    with pytest.raises(ModelError, match=r"peft does not load it"):
+        export(tmp_path, small_vocabulary, "peft", {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -85,4 +86,24 @@ def test_a_forgotten_scale_is_noticed(tmp_path, small_vocabulary):
     config["alpha_pattern"].pop("q_proj")
     file.write_text(json.dumps(config))
     with pytest.raises(ModelError, match="query of layer 0"):
+        check_peft(tmp_path, model)
+
+
+def test_for_a_multimodal_base_they_are_the_text_model_s_and_no_others(tmp_path, small_vocabulary):
+    model = small_model(small_vocabulary)
+    write_peft(tmp_path, model, base_model="org/base", max_length=64, is_multimodal=True)
+    check_peft(tmp_path, model, is_multimodal=True)
+    found = safetensors.numpy.load_file(tmp_path / "adapter_model.safetensors")
+    modules = {name.removeprefix("base_model.model.").split(".lora_")[0] for name in found}
+    assert "model.language_model.layers.6.self_attn.q_proj" in modules
+    # PEFT makes an adapter for each module that the pattern matches whole.
+    pattern = json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
+    assert all(re.fullmatch(pattern, module) for module in modules)
+    for other in (
+        "model.vision_tower.encoder.layers.0.self_attn.q_proj",
+        "model.language_model.layers.0.self_attn.q_norm",
+        "model.layers.0.self_attn.q_proj",
+    ):
+        assert not re.fullmatch(pattern, other)
+    with pytest.raises(ModelError, match="of layer 0 does not read back"):
         check_peft(tmp_path, model)

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
+import huggingface_hub
 import pytest
 
-from coderllm_jax.export.provenance import default_name, public_name, repository_of
+from coderllm_jax.export.provenance import (
+    default_name,
+    is_multimodal,
+    public_name,
+    repository_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -36,3 +44,36 @@ def test_paths_of_this_machine_are_not_told():
     assert public_name("gguf:/data/m.gguf") == "m.gguf"
     assert public_name("hf://org/name") == "hf://org/name"
     assert default_name("m.gguf", "runs/a b", None) == "m.gguf-a-b"
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [
+        ("gemma3_270m", False),
+        ("gemma3_instruct_1b", False),
+        ("gemma3_4b", True),
+        ("gemma3_instruct_27b_text", True),
+        ("gemma4_31b", True),
+        ("gemma2_27b_en", False),
+    ],
+)
+def test_published_models_with_a_vision_tower_are_known(preset, expected):
+    assert is_multimodal(preset, repository_of(preset)) is expected
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "gemma4"])
+def test_a_folder_or_repository_tells_by_its_config(tmp_path, monkeypatch, kind):
+    asked = []
+
+    def in_cache(repository, file):
+        asked.append((repository, file))
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", in_cache)
+    for model_type, expected in ((kind, True), (f"{kind}_text", False)):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+        assert is_multimodal(str(tmp_path), "") is expected
+        assert is_multimodal("hf://org/tuned", "org/tuned") is expected
+        # The name that the user gave the base says more than what was loaded.
+        assert is_multimodal(str(tmp_path), "google/gemma-3-12b-it")
+    assert asked[0] == ("org/tuned", "config.json")

@@ -74,6 +74,7 @@ def test_marks_are_special_and_runs_of_spaces_are_not(folder, tokenizer):
     assert added["    "]["id"] == tokenizer.encode("    ")[0]
     assert not added["    "]["special"]
     config = json.loads((folder / "tokenizer_config.json").read_text())
+    assert config["model_input_names"] == ["input_ids", "attention_mask"]
     assert (config["bos_token"], config["eos_token"]) == ("<bos>", "<eos>")
 
 
