@@ -51,6 +51,7 @@ prove:  ## install everything: peers, benchmarks, killed runs (long)
 	$(python) -m benchmarks.retrieval --report=benchmarks/retrieval.md
 	$(python) -m benchmarks.comparison_simulation --report=benchmarks/comparison_simulation.md
 	$(python) -m benchmarks.serving --report=benchmarks/serving.md
+	$(python) -m benchmarks.peers --report=benchmarks/peers.md
 	$(python) -m benchmarks.monitoring --report=benchmarks/monitoring.md
 	$(python) -m benchmarks.monitoring_day --report=benchmarks/monitoring_day.md
 	$(python) -m benchmarks.quantization --report=benchmarks/quantization.md

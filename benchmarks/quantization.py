@@ -1,8 +1,7 @@
 """QLoRA beside float LoRA on the real model, and float16: `python -m benchmarks.quantization`.
 
 Gemma 3 270M, LoRA rank 8 on query and value, a packed batch of the quick-start rows (4 x 256,
-data/training), this machine. For each base (float, int8, int4, nf4; nf4 alone: without the kernels
-that it keeps in int8), in a process of its own:
+data/training), this machine. For each base (float, int8, int4, nf4), in a process of its own:
 
     cosine     of the step's gradient with the float base's: at the start, where B is zero and A
                owes nothing, and later, with adapters that 16 other batches trained on floats;
@@ -13,9 +12,9 @@ that it keeps in int8), in a process of its own:
     time       of a step, in processor seconds of all cores, which other programs hardly move
 
 Then what each way of rounding costs the gradient (`quantization_levers`), where Gemma's activations
-leave float16, and what a float16 run does. Prints tables, says
-beside each ratio whether its goal is met, and exits with 0 either way. The model comes from the
-installed package, whose own 4-bit blocks it was unpacked from: other weights round otherwise.
+leave float16, and what a float16 run does. Prints tables, says beside each ratio whether its goal
+is met, and exits with 0 either way. The model comes from the installed package, whose own 4-bit
+blocks it was unpacked from: other weights round otherwise.
 """
 
 from __future__ import annotations

@@ -34,13 +34,12 @@ if TYPE_CHECKING:
     from coderllm_jax.model.weights import Dtype
 
 MODEL = "gemma3_270m"
-# Each arm's lora section; the 4-bit ones as they are by default, and without kernels in int8.
+# Each arm's lora section.
 ARMS: dict[str, dict[str, Any]] = {
     "float": {"base": "float"},
     "int8": {"base": "int8"},
     "int4": {"base": "int4"},
     "nf4": {"base": "nf4"},
-    "nf4 alone": {"base": "nf4", "base_int8": ()},
 }
 _ROWS = "data/training"
 _STATUS = Path("/proc/self/status")
