@@ -15,7 +15,9 @@ from coderllm_jax.preflight.chips import CHIPS, larger_slices, parse_topology
         ("v5e-8", "v5e:2x4", 8, "v5e-8"),
         ("v5e:8", "v5e:2x4", 8, "v5e-8"),
         ("v5litepod-8", "v5e:2x4", 8, "v5e-8"),
+        ("v5lite:2x4", "v5e:2x4", 8, "v5e-8"),
         ("V6E:2x4", "v6e:2x4", 8, "v6e-8"),
+        ("trillium-8", "v6e:2x4", 8, "v6e-8"),
         # Cloud counts a v5p's cores.
         ("v5p:2x4x4", "v5p:2x4x4", 32, "v5p-64"),
         ("v5p-64", "v5p:2x4x4", 32, "v5p-64"),
@@ -53,6 +55,9 @@ def test_links_of_rings_count_twice_and_small_groups_span_few_axes():
     assert line.group_bytes_per_s(2) == 100e9
     assert line.group_bytes_per_s(4) == 2 * 100e9
     assert parse_topology("v5e:1x1").group_bytes_per_s(1) == 50e9
+    # Of the flat ones only the whole pod is a torus.
+    assert parse_topology("v5e:16x16").group_bytes_per_s(256) == 2 * 2 * 50e9
+    assert parse_topology("v5e:8x16").group_bytes_per_s(128) == 2 * 50e9
 
 
 def test_an_axis_of_16_is_a_ring_on_flat_chips_whatever_the_other_is():
@@ -73,7 +78,12 @@ def test_larger_slices_are_larger_and_ones_of_the_same_chip_come_first():
     assert "v5e" not in chips[chips.index("v6e") :]
 
 
-def test_every_chip_has_a_peak_and_shapes_of_its_dimensions():
+def test_every_chip_has_its_peak_and_shapes_of_its_dimensions():
+    # The sheets' dense bfloat16.
+    assert {name: chip.peak_flops for name, chip in CHIPS.items()} == {
+        "v5e": 197e12,
+        "v6e": 918e12,
+        "v5p": 459e12,
+    }
     for chip in CHIPS.values():
-        assert chip.peak_flops > 1e14
         assert len({len(shape) for shape in chip.shapes}) == 1
