@@ -68,6 +68,7 @@ def test_sizes_of_types():
     found = parse_shapes("(f32[2,3]{1,0}, s4[8]{0:T(256)}, /*index=2*/pred[5], bf16[], u8[4])")
     assert [each.num_bytes for each in found] == [24, 4, 5, 2, 4]
     assert parse_shapes("f8e4m3fn[16]")[0].num_bytes == 16
+    assert parse_shapes("f32[<=8,2]")[0].num_bytes == 64  # as many rows as may come
 
 
 def test_a_counted_loop_runs_from_its_start_to_its_end_by_its_step():
@@ -87,6 +88,40 @@ def test_a_loops_end_may_come_through_its_tuple():
     assert trips(known) == 7
 
 
+def test_a_loop_is_counted_through_copies_and_a_fused_comparison():
+    copied = LOOP.replace(
+        "%zero.1 = s32[]{:T(128)} constant(0)",
+        "%none.1 = s32[] constant(0)\n"
+        "  %sent.1 = (s32[], s32[], u32[]) copy-start(%none.1)\n"
+        "  %zero.1 = s32[] copy-done(%sent.1)",
+    ).replace(
+        "%j.1 = s32[]{:T(128)} get-tuple-element(%q.1), index=0",
+        "%k.1 = s32[] get-tuple-element(%q.1), index=0\n  %j.1 = s32[] copy(%k.1)",
+    )
+    assert trips(copied) == 5
+    fused = LOOP.replace(
+        "compare(%j.1, %five.1), direction=LT", "fusion(%j.1, %five.1), calls=%less.1"
+    ).replace(
+        "%condition.1 (",
+        "%less.1 (l.1: s32[], r.1: s32[]) -> pred[] {\n"
+        "  %l.1 = s32[] parameter(0)\n"
+        "  %r.1 = s32[] parameter(1)\n"
+        "  ROOT %c.1 = pred[] compare(%l.1, %r.1), direction=LT\n"
+        "}\n\n%condition.1 (",
+    )
+    assert trips(fused) == 5
+    assert trips(fused.replace("direction=LT", "direction=GT")) is None
+
+
+def test_branches_are_numbered():
+    text = LOOP.replace(
+        "while(%begin.1), condition=%condition.1, body=%body.1",
+        "conditional(%zero.1, %begin.1, %begin.1), branch_computations={%body.1, %condition.1}",
+    )
+    loop = parse_module(text).computations["main.1"].instructions["loop.1"]
+    assert loop.called == {"branch0": "body.1", "branch1": "condition.1"}
+
+
 def test_what_is_written_down_is_believed():
     written = LOOP.replace(
         'metadata={op_name="jit(f)/while"}', 'backend_config={"known_trip_count":{"n":"62"}}'
@@ -97,3 +132,5 @@ def test_what_is_written_down_is_believed():
 def test_a_loop_that_is_no_counted_one_has_no_count():
     assert trips(LOOP.replace("direction=LT", "direction=NE")) is None
     assert trips(LOOP.replace("add(%i.1, %one.1)", "multiply(%i.1, %one.1)")) is None
+    # Five is less than the counter: as long as that is so.
+    assert trips(LOOP.replace("compare(%j.1, %five.1)", "compare(%five.1, %j.1)")) is None
