@@ -62,6 +62,35 @@ def costs(text, mesh=MESH, **more):
     return count_costs(parse_module(text), mesh, **more)
 
 
+def within(instruction, computations=""):
+    """All of STEP in a computation of its own, and an entry that ends with this."""
+    return f"""{STEP.replace("ENTRY ", "")}
+{computations}
+ENTRY %outer.1 (a.9: bf16[16,32], b.9: bf16[8,64], g.9: f32[10]) -> f32[10] {{
+  %a.9 = bf16[16,32]{{1,0}} parameter(0)
+  %b.9 = bf16[8,64]{{1,0}} parameter(1)
+  %g.9 = f32[10]{{0}} parameter(2)
+  %zero.9 = s32[] constant(0)
+  ROOT %r.9 = f32[10]{{0}} {instruction}
+}}
+"""
+
+
+def more_bytes(line, computation=""):
+    """What an instruction beside STEP's moves; there are a stack of 62 parts, a part, and 0."""
+    first = "%product.1 (x.2: bf16[16,32], w.2: bf16[32,64])"
+    text = STEP.replace(first, f"{computation}\n\n{first}").replace(
+        "  %zero.1 = s32[] constant(0)\n",
+        "  %zero.1 = s32[] constant(0)\n"
+        "  %stack.1 = bf16[62,8,64]{2,1,0} parameter(3)\n"
+        f"  {line}\n",
+    )
+    return costs(text).bytes - costs(STEP).bytes
+
+
+PART = 8 * 64 * 2
+
+
 def test_a_loops_products_gathers_and_bytes_count_as_often_as_it_runs():
     found = costs(STEP)
     product = 2 * 16 * 32 * 64
@@ -91,10 +120,77 @@ def test_a_loop_of_unknown_length_runs_as_often_as_is_said_and_is_told():
     assert found.unknown_loops == (("loop.1", 2.5),)
 
 
-def test_the_loss_knows_its_loops_by_their_chunks():
+def test_a_loop_in_a_loop_counts_as_often_as_both_run():
+    outer = within(
+        "while(%begin.9), condition=%short.1, body=%again.1",
+        """
+%again.1 (p.8: (s32[], bf16[16,32], bf16[8,64], f32[10])) -> (s32[], f32[10]) {
+  %p.8 = (s32[], bf16[16,32]{1,0}, bf16[8,64]{1,0}, f32[10]{0}) parameter(0)
+  %i.8 = s32[] get-tuple-element(%p.8), index=0
+  %a.8 = bf16[16,32]{1,0} get-tuple-element(%p.8), index=1
+  %b.8 = bf16[8,64]{1,0} get-tuple-element(%p.8), index=2
+  %g.8 = f32[10]{0} get-tuple-element(%p.8), index=3
+  %s.8 = f32[10]{0} call(%a.8, %b.8, %g.8), to_apply=%main.1
+  ROOT %t.8 = (s32[], bf16[16,32]{1,0}, bf16[8,64]{1,0}, f32[10]{0}) tuple(%i.8, %a.8, %b.8, %s.8)
+}
+
+%short.1 (q.8: (s32[], bf16[16,32], bf16[8,64], f32[10])) -> pred[] {
+  %q.8 = (s32[], bf16[16,32]{1,0}, bf16[8,64]{1,0}, f32[10]{0}) parameter(0)
+  ROOT %lt.8 = pred[] constant(true)
+}
+""",
+    )
+    found = costs(
+        outer.replace("body=%again.1", 'body=%again.1, config={"known_trip_count":{"n":"5"}}')
+    )
+    assert found.flops == 5 * costs(STEP).flops
+    assert [each.times for each in found.collectives] == [5 * 3, 5]
+    assert found.flops_of_bodies_once == costs(STEP).flops_of_bodies_once
+
+
+@pytest.mark.parametrize(
+    "instruction",
+    [
+        "call(%a.9, %b.9, %g.9), to_apply=%main.1",
+        "async-start(%a.9, %b.9, %g.9), calls=%main.1",
+        # One branch is run.
+        "conditional(%zero.9, %a.9, %b.9), branch_computations={%main.1, %main.1}",
+        "conditional(%zero.9, %a.9, %b.9), true_computation=%main.1, false_computation=%main.1",
+    ],
+)
+def test_what_is_called_counts_as_if_it_stood_there(instruction):
+    assert costs(within(instruction)) == costs(STEP)
+
+
+def test_a_gather_that_is_waited_for_later_is_the_same_gather():
+    line = next(each for each in STEP.splitlines() if "all-gather" in each)
+    start = line.replace("%whole.1 = bf16[32,64]{1,0} all-gather(", "%s.1 = TYPE all-gather-start(")
+    both = "(bf16[8,64]{1,0}, bf16[32,64]{1,0})"
+    done = "  %whole.1 = bf16[32,64]{1,0} all-gather-done(%s.1)"
+    assert costs(STEP.replace(line, f"{start.replace('TYPE', both)}\n{done}")) == costs(STEP)
+
+
+@pytest.mark.parametrize("kind", ["reduce-scatter", "all-to-all"])
+def test_of_what_is_scattered_a_chip_keeps_its_own_part(kind):
+    text = STEP.replace("all-gather(", f"{kind}(")
+    [moved] = [each for each in costs(text).collectives if each.kind == kind]
+    assert moved.bytes == 3 * PART * 3 / 4
+
+
+def test_calls_of_kernels_are_named():
+    text = STEP.replace(
+        "%whole.1 =",
+        "%k.1 = bf16[8,64]{1,0} custom-call(%w.1), "
+        'custom_call_target="tpu_custom_call", backend_config={}\n  %whole.1 =',
+    )
+    assert costs(text).custom_calls == ("tpu_custom_call",)
+
+
+@pytest.mark.parametrize("before", ["  ROOT %t.1 =", "  ROOT %c.2 ="])  # the body, its fusion
+def test_the_loss_knows_its_loops_by_their_chunks(before):
     unknown = STEP.replace("direction=LT", "direction=NE").replace(
-        "%one.1 = s32[] constant(1)",
-        "%one.1 = s32[] constant(1)\n  %rows.1 = s32[256]{0:S(1)} broadcast(%one.1)",
+        before,
+        "  %pairs.1 = s32[2048,2]{1,0:S(1)} iota()\n  %rows.1 = s32[256]{0:S(1)} iota()\n" + before,
     )
     trips = chunk_trips({2048: 7.0, 256: 3.0})
     assert costs(unknown, unknown_trips=trips).unknown_loops == (("loop.1", 3.0),)
@@ -144,25 +240,99 @@ def test_a_product_over_batches_written_as_a_window_counts_once_a_place():
     assert costs(batched).flops == 3 * 8 * 2 * 4 * 16 * 32
 
 
-def test_of_a_stack_that_is_sliced_only_the_slice_is_read():
-    sliced = STEP.replace(
-        "%product.1 (x.2: bf16[16,32], w.2: bf16[32,64])",
-        "%slice.1 (s.3: bf16[62,8,64], i.3: s32[]) -> bf16[8,64] {\n"
-        "  %s.3 = bf16[62,8,64]{2,1,0} parameter(0)\n"
-        "  %i.3 = s32[] parameter(1)\n"
-        "  %z.3 = s32[] constant(0)\n"
-        "  %d.3 = bf16[1,8,64]{2,1,0} dynamic-slice(%s.3, %i.3, %z.3, %z.3), "
-        "dynamic_slice_sizes={1,8,64}\n"
-        "  ROOT %o.3 = bf16[8,64]{1,0} bitcast(%d.3)\n"
-        "}\n\n%product.1 (x.2: bf16[16,32], w.2: bf16[32,64])",
-    ).replace(
-        "  %zero.1 = s32[] constant(0)\n",
-        "  %zero.1 = s32[] constant(0)\n"
-        "  %stack.1 = bf16[62,8,64]{2,1,0} parameter(3)\n"
-        "  %one.9 = bf16[8,64]{1,0} fusion(%stack.1, %zero.1), kind=kLoop, calls=%slice.1\n",
+@pytest.mark.parametrize(
+    ("more", "pairs"),
+    [
+        ("pad=1_1", 13),  # the first and the last place have two numbers of three
+        ("pad=2_2 rhs_dilate=2", 11),
+        ("pad=0_0", 9),
+    ],
+)
+def test_a_windows_places_beyond_the_edge_do_not_count(more, pairs):
+    """2 rows of 5 places, 4 channels to 8, windows of 3."""
+    text = STEP.replace(
+        "ROOT %c.2 = bf16[16,64]{1,0} convolution(%x.2, %w.2), dim_labels=bf_io->bf",
+        "%l.2 = bf16[2,5,4]{2,1,0} reshape(%x.2)\n"
+        "  %k.2 = bf16[3,4,8]{2,1,0} reshape(%w.2)\n"
+        f"  ROOT %c.2 = bf16[2,{3 if more == 'pad=0_0' else 5},8]{{2,1,0}} "
+        f"convolution(%l.2, %k.2), window={{size=3 {more}}}, dim_labels=b0f_0io->b0f",
     )
-    more = costs(sliced).bytes - costs(STEP).bytes
-    assert more == 2 * (8 * 64 * 2) + 4  # the slice in and out, and its index
+    assert costs(text).flops == 3 * 2 * 2 * 4 * 8 * pairs
+
+
+def test_batches_in_groups_meet_only_their_own_outputs():
+    text = STEP.replace("dim_labels=bf_io->bf", "dim_labels=bf_io->bf, batch_group_count=4")
+    assert costs(text).flops == costs(STEP).flops / 4
+
+
+SLICED = """%slice.1 (s.3: bf16[62,8,64], i.3: s32[]) -> bf16[8,64] {
+  %s.3 = bf16[62,8,64]{2,1,0} parameter(0)
+  %i.3 = s32[] parameter(1)
+  %z.3 = s32[] constant(0)
+  %d.3 = bf16[1,8,64]{2,1,0} dynamic-slice(%s.3, %i.3, %z.3, %z.3), dynamic_slice_sizes={1,8,64}
+  ROOT %o.3 = bf16[8,64]{1,0} bitcast(%d.3)
+}"""
+UPDATED = """%update.1 (s.3: bf16[62,8,64], v.3: bf16[8,64], i.3: s32[]) -> bf16[62,8,64] {
+  %s.3 = bf16[62,8,64]{2,1,0} parameter(0)
+  %v.3 = bf16[8,64]{1,0} parameter(1)
+  %i.3 = s32[] parameter(2)
+  %z.3 = s32[] constant(0)
+  %w.3 = bf16[1,8,64]{2,1,0} bitcast(%v.3)
+  ROOT %u.3 = bf16[62,8,64]{2,1,0} dynamic-update-slice(%s.3, %w.3, %i.3, %z.3, %z.3)
+}"""
+
+
+def test_of_a_stack_that_is_sliced_only_the_slice_is_read():
+    fusion = "%one.9 = bf16[8,64]{1,0} fusion(%stack.1, %zero.1), kind=kLoop, calls=%slice.1"
+    assert more_bytes(fusion, SLICED) == 2 * PART + 4  # the slice in and out, and its index
+    alone = "%one.9 = bf16[1,8,64]{2,1,0} dynamic-slice(%stack.1, %zero.1, %zero.1, %zero.1)"
+    assert more_bytes(alone) == 2 * PART
+
+
+def test_of_a_stack_that_is_updated_in_place_only_the_part_is_written():
+    fusion = (
+        "%up.9 = bf16[62,8,64]{2,1,0} fusion(%stack.1, %b.1, %zero.1), kind=kLoop, calls=%update.1"
+    )
+    assert more_bytes(fusion, UPDATED) == 2 * PART + 4
+    alone = (
+        "%up.9 = bf16[62,8,64]{2,1,0} "
+        "dynamic-update-slice(%stack.1, %b.1, %zero.1, %zero.1, %zero.1)"
+    )
+    assert more_bytes(alone) == 2 * PART
+
+
+def test_each_result_of_a_fusion_is_written_in_its_own_way():
+    both = UPDATED.replace("ROOT %u.3", "%u.3").replace(
+        "\n}",
+        "\n  %n.3 = bf16[8,64]{1,0} negate(%v.3)\n"
+        "  ROOT %t.3 = (bf16[62,8,64]{2,1,0}, bf16[8,64]{1,0}) tuple(%u.3, %n.3)\n}",
+    )
+    fusion = (
+        "%up.9 = (bf16[62,8,64]{2,1,0}, bf16[8,64]{1,0}) fusion(%stack.1, %b.1, %zero.1), "
+        "kind=kLoop, calls=%update.1"
+    )
+    assert more_bytes(fusion, both) == 3 * PART + 4  # the part in; it and its negative out
+
+
+def test_slices_of_one_operand_are_at_most_all_of_it():
+    twice = """%slice.1 (v.3: bf16[8,64]) -> bf16[6,64] {
+  %v.3 = bf16[8,64]{1,0} parameter(0)
+  %f.3 = bf16[6,64]{1,0} slice(%v.3), slice={[0:6], [0:64]}
+  %l.3 = bf16[6,64]{1,0} slice(%v.3), slice={[2:8], [0:64]}
+  ROOT %s.3 = bf16[6,64]{1,0} add(%f.3, %l.3)
+}"""
+    fusion = "%one.9 = bf16[6,64]{1,0} fusion(%b.1), kind=kLoop, calls=%slice.1"
+    assert more_bytes(fusion, twice) == PART + 6 * 64 * 2
+
+
+def test_a_fusion_reads_nothing_of_what_is_on_the_chip():
+    negate = """%negate.1 (v.3: bf16[8,64]) -> bf16[8,64] {
+  %v.3 = bf16[8,64]{1,0} parameter(0)
+  ROOT %n.3 = bf16[8,64]{1,0} negate(%v.3)
+}"""
+    near = "%near.9 = bf16[8,64]{1,0:S(1)} bitcast(%b.1)\n  "
+    fusion = "%one.9 = bf16[8,64]{1,0} fusion(%near.9), kind=kLoop, calls=%negate.1"
+    assert more_bytes(near + fusion, negate) == PART
 
 
 def scan(weights_NDD, x_BD):
