@@ -55,9 +55,9 @@ def test_links_of_rings_count_twice_and_small_groups_span_few_axes():
     assert line.group_bytes_per_s(2) == 100e9
     assert line.group_bytes_per_s(4) == 2 * 100e9
     assert parse_topology("v5e:1x1").group_bytes_per_s(1) == 50e9
-    # Of the flat ones only the whole pod is a torus.
+    # A whole flat pod is a torus, and none of its small parts.
     assert parse_topology("v5e:16x16").group_bytes_per_s(256) == 2 * 2 * 50e9
-    assert parse_topology("v5e:8x16").group_bytes_per_s(128) == 2 * 50e9
+    assert parse_topology("v5e:8x8").group_bytes_per_s(64) == 2 * 50e9
 
 
 def test_an_axis_of_16_is_a_ring_on_flat_chips_whatever_the_other_is():
