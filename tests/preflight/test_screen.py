@@ -14,7 +14,7 @@ from coderllm_jax.preflight.chips import parse_topology
 from coderllm_jax.preflight.estimate import estimate, model_flops, visited_pairs
 from coderllm_jax.preflight.plan import Mesh, Plan, meshes, plans, replace_options
 from coderllm_jax.preflight.roofline import Bound, mfu, tokens_per_day
-from coderllm_jax.preflight.screen import find_remedies, screen
+from coderllm_jax.preflight.screen import Screened, find_remedies, screen
 from coderllm_jax.preflight.sharing import block_bytes, held_bytes, sent_block_bytes
 
 EIGHT = parse_topology("v5e:2x4")
@@ -40,6 +40,23 @@ def test_every_mesh_of_a_number_of_chips_is_there_once():
 def test_meshes_that_heads_or_width_do_not_divide_are_left_out():
     found = plans(a_config(), EIGHT, TINY)  # 4 heads, width 32
     assert {plan.mesh for plan in found} == {mesh for mesh in meshes(8) if mesh.tensor <= 4}
+
+
+def test_so_are_meshes_that_feed_forward_or_width_do_not_divide():
+    odd = dataclasses.replace(TINY, feed_forward=66, width=36)
+    found = {plan.mesh for plan in plans(a_config(), EIGHT, odd)}
+    assert found == {mesh for mesh in meshes(8) if mesh.tensor <= 2 and mesh.fsdp <= 4}
+
+
+def test_batches_are_whole_rows_for_every_part_and_double_up_to_the_largest():
+    def batches(largest):
+        config = a_config(
+            mesh__fsdp=4, optimizer__accumulation_steps=3, screen__max_batch_size=largest
+        )
+        return [plan.config.batch_size for plan in plans(config, EIGHT, TINY)]
+
+    assert batches(100) == [24, 48, 96]  # 2 x 4 chips, three micro-batches
+    assert batches(10) == [24]
 
 
 def test_a_mesh_or_a_batch_that_was_set_is_kept():
@@ -70,6 +87,20 @@ def test_what_a_chip_holds_is_the_trees_bytes_over_its_parts():
     assert held.trained == trained * 4
     assert held.optimizer == pytest.approx(2 * trained * 4, abs=64)  # and a count
     assert held.batch == 5 * 4 * 2 * 256
+    # All micro-batches of a step are there at once.
+    halves = a_plan(mesh=(2, 2, 2), batch_size=8, optimizer__accumulation_steps=2)
+    assert held_bytes(TINY, halves).batch == held.batch
+
+
+def test_a_moment_that_is_no_variables_shape_is_whole_on_every_chip():
+    """Adafactor keeps rows' and columns' sums of what has two sides of 128 or more."""
+    wide = dataclasses.replace(TINY, width=128, feed_forward=256)
+    options = {"lora__enabled": False, "optimizer__name": "adafactor"}
+    alone, split = (
+        held_bytes(wide, a_plan(mesh, **options)).optimizer for mesh in ((8, 1, 1), (1, 8, 1))
+    )
+    kernels_of_heads = 3 * (4 * 128 * 8 * 2 + 2 * 2 * 128 * 8)
+    assert alone - split == 4 * kernels_of_heads * 7 / 8
 
 
 def test_heads_that_do_not_divide_are_copies():
@@ -84,6 +115,16 @@ def test_codes_travel_and_whole_kernels_are_multiplied():
     assert block_bytes(TINY, plain) == block_bytes(TINY, rounded)
     assert sent_block_bytes(TINY, plain) == block_bytes(TINY, plain)
     assert sent_block_bytes(TINY, rounded) < 0.6 * sent_block_bytes(TINY, plain)
+
+
+def test_what_is_trained_travels_in_float32_and_a_kernel_kept_in_8_bits_as_such():
+    plain, full = a_plan(), a_plan(lora__enabled=False)
+    assert sent_block_bytes(TINY, full) == 2 * sent_block_bytes(TINY, plain)
+    all_four, kept = (
+        sent_block_bytes(TINY, a_plan((8, 1, 1), lora__base="nf4", lora__base_int8=names))
+        for names in ((), ("value",))
+    )
+    assert kept - all_four == 2 * 32 * 8 / 2  # half a byte a weight more
 
 
 def test_full_fine_tuning_freezes_nothing_and_holds_three_times_as_much():
@@ -179,6 +220,57 @@ def test_a_mesh_that_was_set_need_not_divide_the_slices_that_would_help():
     assert all(" and mesh.data=" in each.words for each in helpful)
 
 
+def remedies_of(plan, architecture, *, shortage=float("-inf")):
+    """What would help; by default everything that is tried."""
+    nearest = Screened(plan, estimate(architecture, plan, supervised_fraction=0.5))
+    searched = plan.changed(mesh__data=-1, mesh__fsdp=1, mesh__tensor=1).config
+    return {
+        remedy.words: remedy.screened.spare_bytes
+        for remedy in find_remedies(searched, nearest, architecture, shortage=shortage)
+    }
+
+
+def test_every_option_that_needs_less_is_tried_alone_and_one_slice_of_each_chip():
+    plan = a_plan((2, 2, 2), batch_size=24, data__sequence_length=1024, step__remat="none")
+    found = remedies_of(plan, TINY)
+    for words in (
+        "step.remat=block",
+        "optimizer.accumulation_steps=6",
+        "batch_size=4",
+        "mesh.fsdp=4",
+        "data.sequence_length=512",
+        "data.sequence_length=256",
+        "lora.base=int8",
+        "lora.base=nf4",
+        "--topology=v5e:4x4",
+        "--topology=v6e:2x4",
+        "--topology=v5p:2x2x1",
+    ):
+        assert len([each for each in found if words in each]) == 1, words
+    assert len(found) == 11
+
+
+def test_changes_that_do_not_divide_are_not_told():
+    # Three rows a chip, some of them empty: 40 are no three micro-batches, nor 16 parts.
+    narrow = dataclasses.replace(TINY, width=40)
+    plan = a_plan((2, 8, 1), batch_size=40, lora__base="nf4")
+    found = remedies_of(plan, narrow)
+    assert [words for words in found if not words.startswith("--topology")] == ["batch_size=13"]
+
+
+def test_two_changes_are_told_where_one_is_not_enough_each_pair_once():
+    twelve = find_architecture("gemma3_12b")
+    options = {"data__sequence_length": 2048, "batch_size": 2}
+    plan = a_plan((1, 1, 1), parse_topology("v5e:1x1"), **options)
+    alone = remedies_of(plan, twelve)
+    best = max(spare for words, spare in alone.items() if not words.startswith("--"))
+    found = remedies_of(plan, twelve, shortage=best + 1)
+    pairs = [frozenset(words.split(" and ")) for words in found if not words.startswith("--")]
+    assert len(set(pairs)) == len(pairs)
+    assert frozenset(("batch_size=1", "lora.base=nf4")) in pairs
+    assert all(len({word.partition("=")[0] for word in pair}) == 2 for pair in pairs)
+
+
 def test_remedies_leave_as_much_as_the_compiler_missed():
     config = a_config(model_name="gemma3_12b", data__sequence_length=2048)
     twelve = find_architecture("gemma3_12b")
@@ -215,6 +307,41 @@ def test_plans_that_fit_come_first_and_a_mesh_once_before_its_other_batches():
     assert fits[0]
     first = found[:3]
     assert len({each.plan.mesh for each in first}) == 3
+
+
+def test_the_smallest_batch_with_nearly_the_best_rate_stands_for_its_mesh():
+    least = 0.95
+    config = a_config(model_name="gemma3_4b", data__sequence_length=2048, screen__least_share=least)
+    found = screen(config, EIGHT, find_architecture("gemma3_4b"))
+
+    def position_s(each):
+        bound = each.estimate.bound
+        return (bound.at_best_s + bound.in_turn_s) / 2 / (each.plan.config.batch_size * 2048)
+
+    fitting = [each for each in found if each.fits]
+    good = [each for each in fitting if min(map(position_s, fitting)) / position_s(each) >= least]
+    assert len({each.plan.mesh for each in good}) < len(good)
+    smallest = {}
+    for each in sorted(good, key=lambda each: each.plan.config.batch_size):
+        smallest.setdefault(each.plan.mesh, each)
+    first, rest = fitting[: len(smallest)], fitting[len(smallest) :]
+    by_batch = [(each.plan.config.batch_size, position_s(each)) for each in first]
+    assert set(first) == set(smallest.values())
+    assert by_batch == sorted(by_batch)
+    assert list(map(position_s, rest)) == sorted(map(position_s, rest))
+    missing = [each.spare_bytes for each in found[len(fitting) :]]
+    assert missing == sorted(missing, reverse=True)
+
+
+def test_an_eighth_of_the_memory_is_left_for_what_formulas_leave_out():
+    found = estimate(TINY, a_plan(), supervised_fraction=0.5)
+    limit = EIGHT.chip.memory_bytes
+
+    def needing(share):
+        return found._replace(kept=found.kept + share * limit - found.memory_bytes)
+
+    assert Screened(a_plan(), needing(0.87)).fits
+    assert not Screened(a_plan(), needing(0.89)).fits
 
 
 def test_a_bound_is_its_longest_part_and_in_turn_their_sum():
