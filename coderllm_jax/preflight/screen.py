@@ -146,12 +146,16 @@ def _options(mesh: Mesh) -> str:
 def _pairs(
     singles: Sequence[tuple[str, Plan]], architecture: Architecture
 ) -> Iterator[tuple[str, Plan]]:
-    """Two changes together, of different options, each pair once."""
-    names = [words for words, _ in singles]
-    for i, (words, changed) in enumerate(singles):
+    """Two changes together, of different options, each pair once.
+
+    The second is of the changed plan: once there is an adapter, its base can be rounded.
+    """
+    told: set[frozenset[str]] = set()
+    for words, changed in singles:
         for more, both in _allowed_changes(changed, architecture):
-            is_other = words.partition("=")[0] != more.partition("=")[0]
-            if is_other and more in names[i + 1 :]:
+            pair = frozenset((words, more))
+            if words.partition("=")[0] != more.partition("=")[0] and pair not in told:
+                told.add(pair)
                 yield f"{words} and {more}", both
 
 

@@ -271,6 +271,14 @@ def test_two_changes_are_told_where_one_is_not_enough_each_pair_once():
     assert all(len({word.partition("=")[0] for word in pair}) == 2 for pair in pairs)
 
 
+def test_an_adapter_on_a_rounded_base_may_be_what_helps_full_fine_tuning():
+    twelve = find_architecture("gemma3_12b")
+    options = {"data__sequence_length": 2048, "batch_size": 1, "lora__enabled": False}
+    plan = a_plan((1, 1, 1), parse_topology("v5e:1x1"), **options)
+    found = remedies_of(plan, twelve, shortage=0.0)
+    assert next(iter(found)) == "lora.enabled=True and lora.base=nf4"
+
+
 def test_remedies_leave_as_much_as_the_compiler_missed():
     config = a_config(model_name="gemma3_12b", data__sequence_length=2048)
     twelve = find_architecture("gemma3_12b")
