@@ -140,12 +140,16 @@ def test_a_loop_in_a_loop_counts_as_often_as_both_run():
 }
 """,
     )
-    found = costs(
-        outer.replace("body=%again.1", 'body=%again.1, config={"known_trip_count":{"n":"5"}}')
-    )
+    outer = outer.replace("body=%again.1", 'body=%again.1, config={"known_trip_count":{"n":"5"}}')
+    found = costs(outer)
     assert found.flops == 5 * costs(STEP).flops
     assert [each.times for each in found.collectives] == [5 * 3, 5]
     assert found.flops_of_bodies_once == costs(STEP).flops_of_bodies_once
+    branch = outer.replace(
+        "call(%a.8, %b.8, %g.8), to_apply=%main.1",
+        "conditional(%i.8, %a.8, %b.8), branch_computations={%main.1, %main.1}",
+    )
+    assert costs(branch) == found
 
 
 @pytest.mark.parametrize(
