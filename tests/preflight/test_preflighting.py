@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -12,13 +13,14 @@ import pytest
 from coderllm_jax.config.preflight import PreflightConfig
 from coderllm_jax.entry import help_text, resolve_config
 from coderllm_jax.errors import ConfigError, DeviceError, ModelError
+from coderllm_jax.model.architecture import TINY
 from coderllm_jax.preflight import preflighting
 from coderllm_jax.preflight.__main__ import SHORTHAND, main
 from coderllm_jax.preflight.compiling import Compiled, Memory
 from coderllm_jax.preflight.costs import Collective, Costs
 from coderllm_jax.preflight.plan import Mesh, replace_options
 from coderllm_jax.preflight.preflighting import run_preflight
-from coderllm_jax.preflight.report import describe, to_json
+from coderllm_jax.preflight.report import describe, options_of, to_json
 
 GIB = 2**30
 COSTS = Costs(
@@ -116,6 +118,72 @@ def test_what_is_to_spare_is_what_the_larger_step_leaves(asked):
     assert said in describe(preflight())
 
 
+def test_the_table_says_what_lies_in_a_chips_memory(asked):
+    text = describe(preflight())
+    for name, size in (
+        ("frozen weights", "2.00 GiB"),
+        ("adapters", "1.0 MiB"),
+        ("optimizer state", "1.9 MiB"),
+        ("arguments, all of the above", "2.00 GiB"),
+        ("temporaries", "6.00 GiB"),
+        ("program", "0.0 MiB"),
+        ("(evaluation step, in all)", "3.00 GiB"),
+    ):
+        assert re.search(rf"^    {re.escape(name)} +{size}$", text, re.MULTILINE), name
+    whole = compiled("train")._replace(held=HELD | {"frozen": 0.0})
+    asked.answers["train"] = whole
+    assert re.search(r"^    weights +1\.0 MiB$", describe(preflight()), re.MULTILINE)
+
+
+def test_what_a_step_takes_in_a_day_and_for_a_million_positions(asked):
+    found = preflight(prices__tpu_chip_hour=1.5, batch_size=16)
+    daily = 2048 * found.winners[0].screened.plan.config.batch_size * 86_400 / 0.3
+    text = describe(found)
+    assert f"{daily / 1e9:.2f} billion positions a day" in text
+    assert f"{1.5 * 24 * 8 / daily * 1e6:.4f} USD a million" in text
+
+
+def test_products_of_attentions_kernels_are_added_by_formula(asked):
+    """No count of a module sees into them."""
+    train = compiled("train")
+    described = train.description | {"attention": "splash"}
+    asked.answers["train"] = train._replace(description=described)
+    found = preflight()
+    [winner] = found.winners
+    kernels = winner.screened.estimate.attention_flops
+    assert kernels > 0
+    assert winner.bound.compute_s == pytest.approx((COSTS.flops + kernels) / 197e12)
+    text = describe(found)
+    assert f"of attention's kernels {kernels:>12.3g}   by formula" in text
+    assert f"{COSTS.flops + kernels:.3g}" in text
+    asked.answers["train"] = train
+    assert preflight().winners[0].kernel_flops == 0
+
+
+def test_a_plan_is_told_as_what_to_write(asked):
+    options = {"mesh__data": 1, "mesh__fsdp": 4, "mesh__tensor": 2}
+    assert options_of(preflight(**options).screened[0]).startswith(
+        "--config.mesh.data=1 --config.mesh.fsdp=4 --config.mesh.tensor=2 --config.batch_size="
+    )
+
+
+def test_the_file_has_the_screens_figures_under_their_names(asked):
+    found = preflight()
+    told, reckoned = to_json(found)["screened"][0], found.screened[0].estimate
+    for name, value in {
+        "memory_bytes": reckoned.memory_bytes,
+        "kept_bytes": reckoned.kept,
+        "working_bytes": reckoned.working,
+        "gathered_bytes": reckoned.gathered,
+        "gradient_bytes": reckoned.gradients,
+        "flops": reckoned.flops,
+        "bytes": reckoned.bytes,
+        "link_bytes": sum(each.bytes for each in reckoned.collectives),
+        "model_flops": reckoned.model_flops,
+    }.items():
+        assert told[name] == value, name
+
+
 def test_at_best_and_in_turn_are_told_with_their_mfu(asked):
     found = to_json(preflight())
     bound = found["compiled"][0]["bound"]
@@ -141,6 +209,25 @@ def test_what_the_compiler_refuses_does_not_fit_whatever_the_screen_said(asked):
     missed = 20 * GIB - found.winners[0].screened.estimate.memory_bytes
     assert found.remedies
     assert all(remedy.screened.spare_bytes >= missed for remedy in found.remedies)
+
+
+def test_what_is_too_much_is_reckoned_from_the_limit_that_the_compiler_names(asked):
+    refused = compiled("train", needed=20.0, fits=False)._replace(limit_bytes=15 * GIB)
+    asked.answers["train"] = refused
+    assert "20.00 GiB of every chip, 5.00 GiB too much" in describe(preflight())
+
+
+def test_of_several_that_fit_the_first_is_told(asked, monkeypatch):
+    needed = iter((8.0, 3.0, 9.0))
+
+    def compile_step(plan, step, *, config, library):
+        asked.append((plan, step))
+        return compiled(step, needed=next(needed))
+
+    monkeypatch.setattr(preflighting, "compile_step", compile_step)
+    found = preflight(compile__winners=2)
+    first = options_of(found.winners[0].screened)
+    assert f"FITS, with 7.75 GiB of every chip to spare: {first}" in describe(found)
 
 
 def test_after_a_refusal_only_a_plan_with_more_to_spare_is_compiled(asked, monkeypatch):
@@ -190,14 +277,20 @@ def test_an_evaluation_step_that_does_not_fit_counts(asked):
     found = preflight()
     assert not found.fits
     assert "the evaluation step needs 17.00 GiB" in describe(found)
+    missed = 17 * GIB - found.winners[0].screened.estimate.memory_bytes
+    assert found.remedies
+    assert all(remedy.screened.spare_bytes >= missed for remedy in found.remedies)
 
 
 def test_where_no_plan_fits_the_nearest_is_shown_to_the_compiler(asked):
     asked.answers["train"] = compiled("train", needed=30.0, fits=False)
     found = preflight(model_name="gemma3_27b", topology="v5e:2x2")
-    assert len(asked) == 1
+    assert [(plan, step) for plan, step in asked] == [(found.screened[0].plan, "train")]
     assert not found.screened[0].fits
     assert "what would make it fit, by the screen:" in describe(found)
+    both = found.remedies[0]._replace(words="batch_size=1 and lora.base=nf4")
+    text = describe(found._replace(remedies=[both]))
+    assert "\n  --config.batch_size=1 --config.lora.base=nf4 " in text
 
 
 def test_what_is_printed_as_a_remedy_may_be_typed_behind_what_was_asked():
@@ -232,7 +325,11 @@ def _answer(words):
     return run_preflight(config, note=lambda text: None)
 
 
-def test_without_compiling_no_library_is_needed():
+def test_without_compiling_no_library_is_needed(monkeypatch):
+    def missing(config):
+        raise DeviceError("libtpu is not here")
+
+    monkeypatch.setattr(preflighting, "find_library", missing)
     found = preflight(compile__winners=0)
     assert found.fits
     assert "FITS by the screen" in describe(found)
@@ -251,6 +348,14 @@ def test_mistakes_are_one_line(asked, changes, error, said):
         preflight(**changes)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_base_that_the_model_cannot_have_is_said_before_anything_is_compiled(asked, monkeypatch):
+    mixed = dataclasses.replace(TINY, family="gemma4", global_head_size=32, global_kv_heads=1)
+    monkeypatch.setattr(preflighting, "find_architecture", lambda name: mixed)
+    with pytest.raises(ModelError, match=r"lora\.base is nf4"):
+        preflight(lora__base="nf4")
+    assert not asked
 
 
 def test_a_library_that_gives_no_answer_ends_the_command(asked, monkeypatch):
@@ -279,6 +384,18 @@ def test_what_a_card_or_the_command_line_set_is_not_searched_for():
     found = resolve_config(words, PreflightConfig, "configs/lora.py", environ={})
     assert not found.searches_batch
     assert not found.searches_mesh
+    # What is set to the default is set.
+    default = PreflightConfig().batch_size
+    words = ["preflight", f"--config.batch_size={default}"]
+    found = resolve_config(words, PreflightConfig, "configs/lora.py", environ={})
+    assert not found.searches_batch
+
+
+def test_a_training_runs_own_rules_hold_and_there_is_a_slice():
+    with pytest.raises(ConfigError, match=r"lora\.base is nf4 and step\.scan_blocks is off"):
+        config(lora__base="nf4", step__scan_blocks="off").check()
+    with pytest.raises(ConfigError, match="topology is empty; name a slice"):
+        config(topology="").check()
 
 
 @pytest.mark.parametrize("word", ["mesh.fsdp=1", "mesh.data=-1", "mesh.tensor=1"])
@@ -327,7 +444,7 @@ def test_a_file_below_home_is_written_there(command, monkeypatch, tmp_path):
 
 def test_the_command_answers_with_a_code_and_a_file(tmp_path):
     """No fit is an answer: 3, and what would help."""
-    file = tmp_path / "answer.json"
+    file = tmp_path / "answers" / "27b.json"
     done = subprocess.run(
         [
             sys.executable,
