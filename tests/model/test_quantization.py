@@ -258,3 +258,4 @@ def test_layers_with_heads_of_their_own_are_refused():
     assert not mixed.is_uniform
     with pytest.raises(ModelError, match=r"lora\.base is nf4 and .*gemma4.* set lora\.base=float"):
         place(iter(()), mixed, dtype="float32", base=BaseFormat("nf4"))
+    BaseFormat("float").check(mixed)  # nothing is rounded
