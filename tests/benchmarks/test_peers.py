@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -241,9 +242,63 @@ def test_the_command_of_a_training_arm(tmp_path, monkeypatch):
     assert (measure.Job(**job).dtype, job["steps"]) == ("float32", 9)
     assert job["batches"] == str(tmp_path / "packed.npz")
     assert (python, environment["JAX_PLATFORMS"]) == ("own", "cpu")
+    assert environment["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
     job, environment, python = asked["benchmarks.peers_tunix"]
     assert (job["dtype"], job["batches"]) == ("bfloat16", str(tmp_path / "padded_4.npz"))
     assert python == "its"
+
+
+BOTH = Interpreters(Interpreter("own", EVERYTHING), Interpreter("its", EVERYTHING))
+
+
+def test_each_workload_has_its_prompts_and_the_tokens_and_arms_that_were_asked_for(monkeypatch):
+    asked = []
+
+    def measure_together(arms, job_of, *, rounds, absent, python_of, **more):
+        names = [arm.name for arm in arms]
+        asked.append((names, job_of(arms[1]), rounds))
+        assert [python_of(arm) for arm in arms] == ["own", "own", "its"]
+        assert [absent(arm) for arm in arms] == ["", "", "jax not installed"]
+        return Outcome({}, dict.fromkeys(names, "not here"))
+
+    monkeypatch.setattr(generate_turns, "measure_together", measure_together)
+    monkeypatch.setattr(peers, "_make_inputs", lambda *arguments: {"model": "m"})
+    wanted = ["ours_auto", "torch_float32", "tunix_bfloat16"]
+    without_jax = Interpreter("its", {name: "1" for name in EVERYTHING if name != "jax"})
+    interpreters = Interpreters(BOTH.own, without_jax)
+    found = peers.measure_generation(interpreters, Options(arms=wanted, tokens=7, rounds=5))
+    assert list(found["workloads"]) == list(peers.WORKLOADS)
+    assert (found["conditions"]["model"], found["conditions"]["new_tokens"]) == ("m", 7)
+    for workload, (names, job, rounds) in zip(peers.WORKLOADS, asked, strict=True):
+        assert (names, rounds) == (wanted, 5)
+        assert Path(job.prompts).name == f"{workload}.npz"
+        assert (job.num_new, job.format, job.times_first_token) == (7, "float32", True)
+
+
+def test_only_arms_that_were_asked_for_are_trained(monkeypatch):
+    asked = []
+
+    def measure_train_arm(arm, folder, interpreters, options):
+        asked.append(arm.name)
+        return trained(per_s=1)
+
+    monkeypatch.setattr(peers, "measure_train_arm", measure_train_arm)
+    monkeypatch.setattr(peers, "_make_inputs", lambda *arguments: {"model": "m"})
+    found = peers.measure_training(BOTH, Options(arms=["keras_packed"], rounds=2))
+    assert asked == ["keras_packed", "keras_packed"]
+    assert [row["arm"] for row in found["rows"]] == ["keras_packed"]
+
+
+def test_the_time_of_a_part_is_from_its_first_arm_to_its_last():
+    began = peers.start_conditions({"model": "m"}, Options())
+    found = peers.end_conditions({**began, "began": began["began"] - 600})
+    assert 600 <= found["wall_s"] < 6000
+
+
+def test_without_inputs_nothing_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(peers, "run_module", lambda *arguments, **more: "no rows")
+    with pytest.raises(SystemExit, match="train_inputs made no inputs: no rows"):
+        peers._make_inputs("benchmarks.train_inputs", tmp_path)
 
 
 # --- Tunix's inputs -----------------------------------------------------------------------------
@@ -315,6 +370,7 @@ def test_a_failed_peer_is_a_row_with_its_reason():
     head = next(line for line in text.splitlines() if line.startswith("| arm"))
     assert row.count("|") == head.count("|")
     assert "load 0.5 before the first arm" in text
+    assert "3 rounds, 2 minutes." in text
     assert "## Generation" not in text
 
 
@@ -338,6 +394,14 @@ def test_the_report_shows_both_workloads():
     assert "1 prompt of 132 tokens:" in text
     assert "16 prompts of 60 to 151 tokens:" in text
     assert "| ours, auto | 4.0 | 1.00 | 1.00 | 1.00 | 0.00 | 1.00 |  |" in text
+
+
+def test_a_version_is_told_once_for_both_parts():
+    lines = peers.version_lines(Interpreters(Interpreter("own", {"jax": "1"}), Interpreter("", {})))
+    training = {**figures()["training"], "versions": lines}
+    generation = {"conditions": CONDITIONS, "workloads": {}, "versions": lines}
+    text = peers.report({"training": training, "generation": generation})
+    assert text.endswith("## Versions\n\n- ours, KerasHub, PEFT: jax 1\n")
 
 
 @pytest.mark.parametrize("ours_fails", [True, False])

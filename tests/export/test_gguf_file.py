@@ -9,11 +9,12 @@ import pytest
 
 from coderllm_jax.data.tokenizer import SentencePieceTokenizer, build_sentencepiece
 from coderllm_jax.errors import ModelError
+from coderllm_jax.export import layout
 from coderllm_jax.export.gguf_file import write_gguf
 from coderllm_jax.export.reading_back import check_gguf
 from coderllm_jax.export.tokenizer_files import CHAT_TEMPLATE
 from coderllm_jax.model import gguf as reader
-from tests.export.small_model import SMALL, small_model
+from tests.export.small_model import KINDS, SMALL, small_model
 
 gguf = pytest.importorskip("gguf")
 
@@ -53,6 +54,15 @@ def test_each_number_format_reads_back_and_a_changed_byte_is_noticed(
     file.write_bytes(data)
     with pytest.raises(ModelError, match="ffw_gating_2 of layer 4"):
         check_gguf(file, model, kind=kind)
+
+
+def test_tensors_of_many_chunks_are_whole(tmp_path, small_vocabulary, monkeypatch):
+    model = small_model(small_vocabulary)
+    whole = write(tmp_path, model, "q8_0").read_bytes()
+    monkeypatch.setattr(layout, "_CHUNK_ITEMS", 100)
+    file = write(tmp_path, model, "q8_0")
+    assert file.read_bytes() == whole
+    check_gguf(file, model, kind="q8_0")
 
 
 def test_the_package_s_own_reader_agrees(tmp_path, small_vocabulary):
@@ -100,6 +110,27 @@ def test_special_tokens_and_template(tmp_path, small_vocabulary):
     assert found["tokenizer.chat_template"] == CHAT_TEMPLATE
     base = dataclasses.replace(model, knows_turns=False)
     assert "tokenizer.chat_template" not in reader.open_gguf(write(tmp_path, base)).metadata
+
+
+@pytest.mark.parametrize(("kind", "file_type"), [("f32", 0), ("f16", 1), ("q8_0", 7), ("bf16", 32)])
+def test_the_header_says_what_the_file_is(tmp_path, small_vocabulary, kind, file_type):
+    """Types by llama.cpp's numbers of them."""
+    found = reader.open_gguf(write(tmp_path, small_model(small_vocabulary), kind)).metadata
+    assert found["general.file_type"] == file_type
+    assert (found["general.type"], found["general.name"]) == ("model", "m")
+    assert found["general.license"] == "gemma"
+
+
+def test_a_gemma_4_says_what_llama_cpp_would_take_for_given(tmp_path, small_vocabulary):
+    uncapped = dataclasses.replace(KINDS["gemma4"], final_soft_cap=0.0)
+    model = small_model(small_vocabulary, targets=(), architecture=uncapped)
+    found = reader.open_gguf(write(tmp_path, model)).metadata
+    assert found["gemma4.final_logit_softcapping"] == 0  # 30 where nothing is said
+    assert found["gemma4.attention.shared_kv_layers"] == 0
+    # Whole heads: global ones of 16, local ones of 8.
+    assert found["gemma4.rope.dimension_count"] == 16
+    assert found["gemma4.rope.dimension_count_swa"] == 8
+    assert found["general.license"] == "apache-2.0"
 
 
 def test_marks_for_images_without_a_row_are_left_out(tmp_path, small_vocabulary):

@@ -57,6 +57,21 @@ def test_ranks_and_scales_are_said_for_each_module(tmp_path, small_vocabulary):
     )
 
 
+@pytest.mark.parametrize("key", ["fan_in_fan_out", "use_rslora", "use_dora"])
+def test_nothing_is_said_that_makes_another_update_of_the_same_numbers(
+    tmp_path, small_vocabulary, key
+):
+    write(tmp_path, small_vocabulary)
+    assert not json.loads((tmp_path / "adapter_config.json").read_text()).get(key)
+
+
+@pytest.mark.parametrize("knows_turns", [True, False])
+def test_turns_go_with_an_adapter_that_knows_them(tmp_path, small_vocabulary, knows_turns):
+    write(tmp_path, small_vocabulary, knows_turns=knows_turns)
+    assert (tmp_path / "tokenizer.json").exists()
+    assert (tmp_path / "chat_template.jinja").exists() == knows_turns
+
+
 def test_tensors_have_peft_s_names_and_shapes(tmp_path, small_vocabulary):
     write(tmp_path, small_vocabulary, targets=("query", "ffw_linear"))
     found = safetensors.numpy.load_file(tmp_path / "adapter_model.safetensors")
@@ -106,4 +121,24 @@ def test_for_a_multimodal_base_they_are_the_text_model_s_and_no_others(tmp_path,
     ):
         assert not re.fullmatch(pattern, other)
     with pytest.raises(ModelError, match="of layer 0 does not read back"):
+        check_peft(tmp_path, model)
+
+
+def test_a_rank_that_its_tensors_do_not_have_is_noticed(tmp_path, small_vocabulary):
+    """The scale alone would be right."""
+    model = write(tmp_path, small_vocabulary, targets=("ffw_linear",))
+    file = tmp_path / "adapter_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {key: 2 * config[key] for key in ("r", "lora_alpha")}))
+    with pytest.raises(ModelError, match="ffw_linear of layer 0"):
+        check_peft(tmp_path, model)
+
+
+def test_a_tensor_too_many_is_noticed(tmp_path, small_vocabulary):
+    model = write(tmp_path, small_vocabulary)
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = safetensors.numpy.load_file(file)
+    name = "base_model.model.model.layers.9.mlp.up_proj.lora_A.weight"
+    safetensors.numpy.save_file(tensors | {name: np.ones((3, 32), np.float32)}, file)
+    with pytest.raises(ModelError, match=r"layers\.9.*which was not trained"):
         check_peft(tmp_path, model)

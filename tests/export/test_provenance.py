@@ -1,8 +1,9 @@
-"""Names under which others know a model, and none that tells of this machine."""
+"""Names under which others know a model, none that tells of this machine, and a run's records."""
 
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
@@ -11,8 +12,10 @@ from coderllm_jax.export.provenance import (
     default_name,
     is_multimodal,
     public_name,
+    read_provenance,
     repository_of,
 )
+from coderllm_jax.training.run_folder import RunFolder
 
 
 @pytest.mark.parametrize(
@@ -44,6 +47,8 @@ def test_paths_of_this_machine_are_not_told():
     assert public_name("gguf:/data/m.gguf") == "m.gguf"
     assert public_name("hf://org/name") == "hf://org/name"
     assert default_name("m.gguf", "runs/a b", None) == "m.gguf-a-b"
+    assert default_name("gemma3_1b", "gemma3_1b", None) == "gemma3_1b"
+    assert default_name("same", "runs/same", None) == "same"
 
 
 @pytest.mark.parametrize(
@@ -77,3 +82,88 @@ def test_a_folder_or_repository_tells_by_its_config(tmp_path, monkeypatch, kind)
         # The name that the user gave the base says more than what was loaded.
         assert is_multimodal(str(tmp_path), "google/gemma-3-12b-it")
     assert asked[0] == ("org/tuned", "config.json")
+
+
+# --- a run's own records -------------------------------------------------------------------------
+
+TRAINED = {"step": 40, "sha256": "abc"}
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A run that was trained and evaluated, as `load_trained` gives it."""
+    folder = RunFolder(tmp_path / "runs" / "first")
+    folder.report.mkdir(parents=True)
+    folder.config.write_text(
+        json.dumps(
+            {"batch_size": 4, "learning_rate": 1e-3, "steps": 99, "lora": {"rank": 8, "alpha": 16}}
+        )
+    )
+    folder.manifest.write_text(
+        json.dumps({"data": {"sha256": "d", "secret": 1}, "model": {"source": "folder base"}})
+    )
+    folder.summary.write_text(json.dumps({"steps": 50, "loss_tokens": 7, "seed": None}))
+    evaluate(folder, TRAINED)
+    identity = {"name": "/home/me/base", "trained": TRAINED}
+    return SimpleNamespace(identity=identity, run=folder.path, adapters={"query": {}})
+
+
+def evaluate(folder, trained):
+    """results.json of the model of that identity."""
+    figures = {
+        "exact": {"value": 0.5, "low": 0.25, "high": None, "num_items": 8, "words": "half"},
+        "absent": {"value": None},
+    }
+    results = {
+        "manifest": {"answerer": {"model": {"trained": trained}}},
+        "suites": {"facts": {"figures": figures}},
+    }
+    file = folder.path / "evaluation" / "results.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(results))
+
+
+def test_what_the_run_wrote_is_told_and_nothing_else(model):
+    found = read_provenance(model, path="runs/first")
+    assert (found.name, found.base, found.base_repository) == ("base-first", "base", "")
+    assert found.identity == {"name": "base", "trained": TRAINED}
+    # The summary's steps are those that were made; the checkpoint's is the one that is exported.
+    assert found.training == {
+        "step": 40,
+        "steps": 50,
+        "loss_tokens": 7,
+        "learning_rate": 1e-3,
+        "batch_size": 4,
+    }
+    assert found.data == {"sha256": "d"}
+    assert found.lora == {"rank": 8, "alpha": 16}
+    assert found.base_source == "folder base"
+    assert found.figures == {"facts/exact": {"value": 0.5, "low": 0.25, "num_items": 8}}
+
+
+def test_a_folder_of_a_multimodal_model_is_known_though_its_place_is_not_told(model, tmp_path):
+    assert not read_provenance(model).base_is_multimodal
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3"}))
+    model.identity["name"] = str(tmp_path)
+    found = read_provenance(model)
+    assert (found.base, found.base_is_multimodal) == (tmp_path.name, True)
+
+
+def test_names_that_were_set_are_taken_and_full_weights_have_no_rank(model):
+    model.adapters = {}
+    found = read_provenance(model, name="mine", base_model="org/base")
+    assert (found.name, found.base_repository, found.lora) == ("mine", "org/base", {})
+
+
+def test_an_earlier_models_figures_are_not_this_ones(model):
+    evaluate(RunFolder(model.run), {**TRAINED, "step": 20})
+    assert read_provenance(model).figures == {}
+
+
+def test_a_model_without_a_run_has_its_name_alone():
+    model = SimpleNamespace(identity={"name": "gemma3_1b"}, run=None, adapters={})
+    found = read_provenance(model, path="gemma3_1b")
+    assert (found.name, found.base_repository) == ("gemma3_1b", "google/gemma-3-1b-pt")
+    assert read_provenance(model, base_model="me/copy").base_repository == "me/copy"
+    assert not found.training
+    assert not found.figures

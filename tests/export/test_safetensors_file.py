@@ -35,6 +35,8 @@ def test_one_file_comes_back_with_its_mark_for_transformers(tmp_path):
     for name, values in written.items():
         assert found[name].dtype == values.dtype
         np.testing.assert_array_equal(found[name], values)
+    # Readers map the file: numbers begin at a whole one.
+    assert int.from_bytes(file.read_bytes()[:8], "little") % 8 == 0
     with safe_open(file, framework="numpy") as opened:
         assert opened.metadata() == {"format": "pt"}
 

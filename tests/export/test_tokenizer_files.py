@@ -76,6 +76,8 @@ def test_marks_are_special_and_runs_of_spaces_are_not(folder, tokenizer):
     config = json.loads((folder / "tokenizer_config.json").read_text())
     assert config["model_input_names"] == ["input_ids", "attention_mask"]
     assert (config["bos_token"], config["eos_token"]) == ("<bos>", "<eos>")
+    # Batches of prompts end together, where answers begin.
+    assert (config["padding_side"], config["model_max_length"]) == ("left", 64)
 
 
 def test_the_published_model_makes_marks_of_text_and_ours_takes_them_back(folder, tokenizer):
@@ -164,6 +166,8 @@ def test_what_a_format_cannot_hold_is_named(folder, tokenizer):
     check_tokenizer(given, format="huggingface")
     with pytest.raises(ModelError, match=r"gguf.*needs Gemma's tokenizer\.model"):
         check_tokenizer(given, format="gguf")
+    with pytest.raises(ModelError, match=r"keras.*needs Gemma's tokenizer\.model"):
+        check_tokenizer(given, format="keras")
     with pytest.raises(ModelError, match="is bytes"):
         check_tokenizer(ByteTokenizer(), format="huggingface")
 

@@ -220,6 +220,11 @@ def test_only_a_base_of_4_bits_keeps_kernels_in_8(base):
     assert found == dict.fromkeys(PRODUCTS, base) | {"value": "int8"}
 
 
+@pytest.mark.parametrize("base", ["float", "int8"])
+def test_beside_8_bits_or_floats_no_kernel_is_another(base):
+    assert BaseFormat.make(base, ("value",)) == BaseFormat(base)
+
+
 def test_a_global_layers_kernel_has_the_format_of_its_name():
     assert BaseFormat("nf4", ("value",)).of("blocks/global_value") == "int8"
     assert BaseFormat("nf4", ("value",)).of("blocks/global_query") == "nf4"
@@ -258,3 +263,4 @@ def test_layers_with_heads_of_their_own_are_refused():
     assert not mixed.is_uniform
     with pytest.raises(ModelError, match=r"lora\.base is nf4 and .*gemma4.* set lora\.base=float"):
         place(iter(()), mixed, dtype="float32", base=BaseFormat("nf4"))
+    BaseFormat("float").check(mixed)  # nothing is rounded

@@ -82,6 +82,7 @@ def test_where_it_applies():
     assert applies(tensor=2)
     assert applies(tensor=4, num_kv_heads=1)
     assert not applies(tensor=4)  # two key heads over four devices
+    assert not applies(tensor=8, num_kv_heads=1)  # four query heads over eight
     assert not applies(head_size=64)
     assert not applies(length=200)
     assert not applies(precision=EXACT)
@@ -89,7 +90,7 @@ def test_where_it_applies():
 
 
 SHARDED = """
-import jax, numpy as np
+import dataclasses, jax, numpy as np
 from jax.sharding import AxisType, Mesh
 from coderllm_jax.model.sharding import MESH_AXES
 from coderllm_jax.model.splash_attention import attend_splash
@@ -97,19 +98,21 @@ from tests.model.test_fused_attention import packed
 from tests.model.test_splash_attention import ARCHITECTURE, EXACT, LENGTH, PACKINGS, inputs
 
 segments = packed(PACKINGS, length=LENGTH)[1]
-def run(q, k, v):
-    return attend_splash(q, k, v, segments, False, architecture=ARCHITECTURE, precision=EXACT)
-alone = jax.jit(run)(*inputs(ARCHITECTURE))
 mesh = Mesh(np.array(jax.devices()).reshape(2, 1, 2), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
-with jax.set_mesh(mesh):
-    split = jax.jit(run)(*inputs(ARCHITECTURE))
-assert len(split.sharding.device_set) == 4, split.sharding
-np.testing.assert_allclose(alone, split, rtol=1e-6, atol=1e-6)
+for kv_heads in (2, 1):
+    architecture = dataclasses.replace(ARCHITECTURE, num_kv_heads=kv_heads)
+    def run(q, k, v):
+        return attend_splash(q, k, v, segments, False, architecture=architecture, precision=EXACT)
+    alone = jax.jit(run)(*inputs(architecture))
+    with jax.set_mesh(mesh):
+        split = jax.jit(run)(*inputs(architecture))
+    assert len(split.sharding.device_set) == 4, split.sharding
+    np.testing.assert_allclose(alone, split, rtol=1e-6, atol=1e-6)
 """
 
 
 def test_rows_and_heads_may_lie_on_different_devices():
-    """Four devices: two rows, two pairs of heads, each with the keys that belong to it."""
+    """Four devices: two rows, two pairs of heads, each with the keys that belong to it, or all."""
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",

@@ -34,7 +34,7 @@ from coderllm_jax.records import Query
 from coderllm_jax.train import train_model
 from coderllm_jax.training.memory import Work, bytes_with_projections
 from coderllm_jax.training.run_folder import RunFolder
-from coderllm_jax.training.step import build_program
+from coderllm_jax.training.step import build_program, lora_base
 from tests.model.tiny_model import pack, random_adapters, random_sequences
 
 LENGTH = 32
@@ -286,6 +286,15 @@ def test_blocks_are_scanned():
     config.step.scan_blocks = "off"
     with pytest.raises(ConfigError, match=r"lora\.base is nf4 and step\.scan_blocks is off"):
         TrainingConfig.from_config_dict(config)
+
+
+@pytest.mark.parametrize(
+    ("base", "int8"), [("float", ()), ("int8", ()), ("int4", ("value",)), ("nf4", ("value",))]
+)
+def test_names_of_kernels_in_8_bits_mean_something_beside_4_alone(base, int8):
+    config = TrainingConfig.create_default()
+    config.lora.update(base=base, base_int8=("value",))
+    assert lora_base(TrainingConfig.from_config_dict(config)) == BaseFormat(base, int8)
 
 
 def test_kernels_in_8_bits_are_those_that_the_run_names(model):
