@@ -240,6 +240,7 @@ def test_the_estimate_counts_codes_and_scales():
 # --- around it -----------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_samples_come_from_the_quantized_base():
     """The generator answers as it does over the dequantized kernels, and keeps the codes."""
     quantized = loaded("nf4")
@@ -376,11 +377,13 @@ def test_a_mesh_gives_the_losses_of_one_device(meshes, mesh):
     assert len(set(meshes["1x1x1"]["losses"])) == len(meshes["1x1x1"]["losses"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mesh", ["2x4x1", "2x2x2"])
 def test_codes_and_scales_do_not_hang_on_the_mesh(meshes, mesh):
     assert meshes[mesh]["sha256"] == meshes["1x1x1"]["sha256"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mesh", ["2x4x1", "2x2x2"])
 def test_codes_are_split_as_their_kernels_would_be(meshes, mesh):
     for name, (whole, shard) in meshes[mesh]["codes"].items():
@@ -388,6 +391,7 @@ def test_codes_are_split_as_their_kernels_would_be(meshes, mesh):
     assert len(meshes[mesh]["codes"]) == 7
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mesh", ["2x4x1", "2x2x2"])
 def test_kernels_cross_fsdp_as_codes_and_hidden_states_never(meshes, mesh):
     """Whatever gathers a whole kernel carries bytes; the row length is a prime no weight has."""
