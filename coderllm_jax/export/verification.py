@@ -71,8 +71,8 @@ class Limits(NamedTuple):
 # What the 270M trained on optax was measured at, on a CPU, largest KL divergence of 36 positions:
 # rounding f16 5e-5, bf16 6e-4, q8_0 4e-3; llama.cpp's arithmetic f32 and f16 5e-6 to 8e-6 (its GELU
 # is a table in float16; 1.3e-4 after 46 layers of a small random Gemma 2), bf16 4e-4, q8_0 0.03
-# (activations become 8 bits). In the same model a wrong window costs 0.8, a wrong wavelength 0.14 to
-# 6, a wrong epsilon 0.9, a wrong query scale 0.12, an invented soft cap 0.01: each beyond these
+# (activations become 8 bits). In the same model a wrong window costs 0.8, a wrong wavelength 0.14
+# to 6, a wrong epsilon 0.9, a wrong query scale 0.12, an invented soft cap 0.01: each beyond these
 # limits, but for the last one under q8_0.
 LIMITS = {
     "float32": Limits(_EXACT, _EXACT),
