@@ -6,8 +6,9 @@
     world.calls                                 every call's words, in order of their beginning
 
 An answer may also wait until a file is there (`until`), make one (`touch`), or run the call's own
-words in a shell of this machine (`execute`), as ssh and srun would elsewhere. What no answer
-matches succeeds without a word.
+words in a shell of this machine (`execute`), as ssh and srun would elsewhere; FAKE_SSH is then the
+number of the process that stands for the connection. What no answer matches succeeds without a
+word.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ if answer.get("execute") == "ssh":
         place += 2
     line = " ".join(words[place + 1:])
     os.chdir(os.environ["HOME"])
-    done = subprocess.run(["sh", "-c", line], input=stdin)
+    env = dict(os.environ, FAKE_SSH=str(os.getpid()))
+    done = subprocess.run(["sh", "-c", line], input=stdin, env=env)
     sys.exit(done.returncode % 256)
 if answer.get("execute") == "srun":
     command = [word for word in words[1:]]

@@ -134,9 +134,7 @@ def test_what_lost_its_connection_is_stopped_at_the_end(
     """Whether the other process ends the launch or the restarts do."""
     (left / "script").write_text(
         f'[[ "$*" = *process_id=1 ]] && {last}\n'
-        "up=$PPID\n"
-        'while [[ $(ps -ww -o args= -p "$up") != *bin/ssh* ]]; do up=$(ps -o ppid= -p $up); done\n'
-        "kill -9 $up\n"
+        "kill -9 $FAKE_SSH\n"
         "for _ in {1..600}; do sleep 0.05; done\n"
     )
     monkeypatch.setenv("FAKE_RUN", str(left / "script"))
