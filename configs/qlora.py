@@ -19,4 +19,6 @@ def get_config() -> ml_collections.ConfigDict:
     config = TrainingConfig.create_default()
     config.workdir = "runs/qlora"
     config.lora.base = "nf4"
+    config.lora.base_int8 = ("key", "value")
+    config.lora.base_rounding = "calibrated"
     return config

@@ -88,6 +88,17 @@ class LoraSection(Section):
         choices=LORA_TARGETS,
     )
 
+    base_rounding: str = option(
+        "nearest",
+        "How a base of 4 bits is rounded: every weight to its nearest level, or calibrated: so "
+        "that what the run's first rows give changes as little as can be (GPTQ), once, before "
+        "the first step. Kept in the run's folder.",
+        choices=("nearest", "calibrated"),
+    )
+    base_rows: int = option(
+        64, "With base_rounding=calibrated: packed rows that kernels are rounded on.", low=1
+    )
+
     def check(self) -> None:
         if self.enabled and not self.targets:
             raise ConfigError("lora.targets is empty; name a layer or set lora.enabled=False")

@@ -23,8 +23,10 @@ from coderllm_jax.errors import ModelError, RunError
 from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.model.forward import ForwardOptions
 from coderllm_jax.model.load import LoadedModel, load_model
+from coderllm_jax.model.mapped import sha256_of
 from coderllm_jax.model.precision import Precision
 from coderllm_jax.model.quantization import BaseFormat, dequantize_weights
+from coderllm_jax.model.rounded_file import RoundedKernels, open_kernels
 from coderllm_jax.model.weights import Dtype
 from coderllm_jax.training.adapter import Adapter, load_adapter
 from coderllm_jax.training.checkpoint import read_trainable
@@ -106,7 +108,8 @@ def load_trained(path: str, *, precision: Precision, cache_dir: str) -> TrainedM
     adapter = _read(place)
     name = adapter.config["model"]
     base = _base_of(adapter.config)
-    model = load_model(name, dtype=dtype, cache_dir=cache_dir, base=base)
+    kernels = _kernels_of(place, adapter.config)
+    model = load_model(name, dtype=dtype, cache_dir=cache_dir, base=base, kernels=kernels)
     if model.sha256 != adapter.config["model_sha256"]:
         raise ModelError(
             f"{place.folder} was trained on other weights than {name} has here "
@@ -119,6 +122,8 @@ def load_trained(path: str, *, precision: Precision, cache_dir: str) -> TrainedM
     trained = {key: adapter.config[key] for key in ("kind", "step", "sha256")}
     if not base.is_float:
         trained |= {"base": base.base, "base_int8": list(base.int8)}
+    if kernels:
+        trained |= {"kernels_sha256": adapter.config["kernels_sha256"]}
     found = bare._replace(
         name=place.run.name if place.run else place.folder.name,
         identity={**bare.identity, "trained": trained},
@@ -162,6 +167,28 @@ def _base_of(config: dict[str, Any]) -> BaseFormat:
     return BaseFormat.make(config.get("base", "float"), config.get("base_int8", ()))
 
 
+def _kernels_of(place: Place, config: dict[str, Any]) -> RoundedKernels | None:
+    """The kernels that a run rounded on its rows; they lie in its folder, or beside a copy."""
+    expected = config.get("kernels_sha256")
+    if expected is None:
+        return None
+    assert place.folder is not None
+    homes = [place.run, place.folder] if place.run else [place.folder]
+    files = [RunFolder(home).kernels for home in homes]
+    for file in files:
+        if file.is_file():
+            if (found := sha256_of(file)) != expected:
+                raise RunError(
+                    f"{file}: sha256 is {found[:12]}…, expected {expected[:12]}…; the file is "
+                    "damaged or another run's: copy it from the run again"
+                )
+            return open_kernels(file)
+    raise RunError(
+        f"{place.folder} was trained on kernels that its run rounded ({files[0].name}), and there "
+        f"is no {files[-1]}; copy the file from the run's folder to there"
+    )
+
+
 def _read(place: Place) -> Adapter:
     """The adapter at a place; a checkpoint's is put together from the step and its run."""
     assert place.folder is not None
@@ -181,6 +208,7 @@ def _read(place: Place) -> Adapter:
         "alpha": config["lora"]["alpha"],
         "base": config["lora"].get("base", "float"),
         "base_int8": config["lora"].get("base_int8", []),
+        "kernels_sha256": manifest["identity"]["lora"].get("kernels_sha256"),
     }
     return Adapter(read_trainable(place.folder), found)
 

@@ -37,6 +37,7 @@ from coderllm_jax.model.cache import (
 )
 from coderllm_jax.model.mapped import sha256_of
 from coderllm_jax.model.quantization import FLOAT_BASE, BaseFormat
+from coderllm_jax.model.rounded_file import RoundedKernels
 from coderllm_jax.model.tiny import random_leaves
 from coderllm_jax.model.weights import Dtype, OpenedModel, ShardingRule, place
 
@@ -67,22 +68,50 @@ def load_model(
     cache_dir: str,
     sharding: ShardingRule | None = None,
     base: BaseFormat = FLOAT_BASE,
+    kernels: RoundedKernels | None = None,
 ) -> LoadedModel:
     """Loads the model called `name` in `dtype`, each leaf where `sharding` says (None: one device).
 
-    The blocks' kernels are quantized as `base` says as they come, a layer at a time.
+    The blocks' kernels are quantized as `base` says as they come, a layer at a time; or they are
+    `kernels`, which were rounded before.
 
     Leaves are filled one after another and large ones layer by layer, so that neither host nor
     device holds more than it keeps; see `weights`. Raises ModelError for a name that is not
     understood and for a source that is missing, gated or damaged.
     """
+    opened = open_model(name, dtype=dtype, cache_dir=cache_dir)
+    return place_model(name, opened, dtype=dtype, sharding=sharding, base=base, kernels=kernels)
+
+
+def open_model(name: str, *, dtype: Dtype, cache_dir: str) -> OpenedModel:
+    """Finds the model called `name`, its weights still unread; raises what `load_model` does."""
     opened = _open(name, dtype=dtype, cache_dir=cache_dir)
     _check_tokenizer(opened)
+    return opened
+
+
+def place_model(
+    name: str,
+    opened: OpenedModel,
+    *,
+    dtype: Dtype,
+    sharding: ShardingRule | None = None,
+    base: BaseFormat = FLOAT_BASE,
+    kernels: RoundedKernels | None = None,
+) -> LoadedModel:
+    """Reads what `open_model` found; see `load_model`."""
+    if kernels:
+        kernels.check(base, opened.sha256)
     return LoadedModel(
         name=name,
         architecture=opened.architecture,
         weights=place(
-            opened.leaves, opened.architecture, dtype=dtype, sharding=sharding, base=base
+            opened.leaves,
+            opened.architecture,
+            dtype=dtype,
+            sharding=sharding,
+            base=base,
+            rounded=kernels.leaves if kernels else None,
         ),
         tokenizer=opened.tokenizer,
         source=opened.source,

@@ -150,15 +150,23 @@ def quantize(kernel: jax.Array, *, base: Base) -> Quantized:
     *outer, inputs, outputs = kernel.shape
     block = block_length(inputs)
     values = kernel.astype(jnp.float32).reshape(*outer, inputs // block, block, outputs)
-    largest = jnp.max(jnp.abs(values), axis=-2, keepdims=True)
-    scales = _rounded_up(largest / _BOUNDS[base])
+    scales = block_scales(values, base)
     # A block of zeros has no scale to divide by; its codes are those of zero.
     ratio = (values / jnp.where(scales > 0, scales, 1.0)).reshape(kernel.shape)
     return Quantized(
-        codes=_encode(ratio, base),
+        codes=pack(nearest_codes(ratio, base), base),
         scales=scales[..., 0, :].astype(jnp.bfloat16),
         base=base,
     )
+
+
+def block_scales(values: jax.Array, base: Base) -> jax.Array:
+    """Of blocks [..., block, outputs], [..., 1, outputs]: no weight lies beyond the last level.
+
+    Float32 that bfloat16 can hold.
+    """
+    largest = jnp.max(jnp.abs(values), axis=-2, keepdims=True)
+    return rounded_up(largest / _BOUNDS[base])
 
 
 def dequantize(kernel: Quantized, dtype: jnp.dtype) -> jax.Array:
@@ -224,33 +232,43 @@ def quantized_bytes(shape: tuple[int, ...], base: Base) -> int:
     return math.prod(codes) + _SCALE_BYTES * math.prod(scales)
 
 
-def _encode(ratio: jax.Array, base: Base) -> jax.Array:
-    """Codes of weights that were divided by their scale."""
+def nearest_codes(ratio: jax.Array, base: Base) -> jax.Array:
+    """Codes of weights that were divided by their scale, one each: int8, or uint8 below 16."""
     if base == "int8":
         return jnp.clip(jnp.round(ratio), -128, 127).astype(jnp.int8)
     if base == "int4":
-        codes = (jnp.clip(jnp.round(ratio), -8, 7) + 8).astype(jnp.uint8)
-    else:
-        # As many midpoints as lie below: the nearest level, without sixteen copies of the kernel.
-        codes = jnp.zeros(ratio.shape, jnp.uint8)
-        for midpoint in (NF4_LEVELS[1:] + NF4_LEVELS[:-1]) / 2:
-            codes += (ratio > midpoint).astype(jnp.uint8)
+        return (jnp.clip(jnp.round(ratio), -8, 7) + 8).astype(jnp.uint8)
+    # As many midpoints as lie below: the nearest level, without sixteen copies of the kernel.
+    codes = jnp.zeros(ratio.shape, jnp.uint8)
+    for midpoint in (NF4_LEVELS[1:] + NF4_LEVELS[:-1]) / 2:
+        codes += (ratio > midpoint).astype(jnp.uint8)
+    return codes
+
+
+def pack(codes: jax.Array, base: Base) -> jax.Array:
+    """Codes as they are kept: of 4 bits two inputs to a byte."""
+    if base == "int8":
+        return codes
     *outer, inputs, outputs = codes.shape
     pairs = codes.reshape(*outer, inputs // 2, 2, outputs)
     return pairs[..., 0, :] | (pairs[..., 1, :] << 4)
 
 
 def _decode(codes: jax.Array, base: Base) -> jax.Array:
-    """The levels of codes, float32; of packed ones two rows for one, on an axis of their own."""
+    """The levels of codes as they are kept, float32; of packed ones on an axis of their own."""
     if base == "int8":
-        return codes.astype(jnp.float32)
-    nibbles = (codes[..., None, :] >> jnp.array([[0], [4]], jnp.uint8)) & 15
-    if base == "int4":
-        return nibbles.astype(jnp.float32) - 8.0
-    return jnp.asarray(NF4_LEVELS).at[nibbles].get(mode="promise_in_bounds")
+        return levels_of(codes, base)
+    return levels_of((codes[..., None, :] >> jnp.array([[0], [4]], jnp.uint8)) & 15, base)
 
 
-def _rounded_up(values: jax.Array) -> jax.Array:
+def levels_of(codes: jax.Array, base: Base) -> jax.Array:
+    """What `nearest_codes` stand for, float32, before their scale."""
+    if base == "nf4":
+        return jnp.asarray(NF4_LEVELS).at[codes].get(mode="promise_in_bounds")
+    return codes.astype(jnp.float32) - (0.0 if base == "int8" else 8.0)
+
+
+def rounded_up(values: jax.Array) -> jax.Array:
     """Float32 values >= 0, up to the next that bfloat16 can hold: no weight then exceeds it."""
     bits = jax.lax.bitcast_convert_type(values, jnp.uint32)
     return jax.lax.bitcast_convert_type(((bits + 0xFFFF) >> 16) << 16, jnp.float32)

@@ -23,7 +23,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -43,6 +43,7 @@ from coderllm_jax.model.quantization import (
     BaseFormat,
     Quantized,
     quantize_kernel,
+    quantized_shapes,
 )
 
 Dtype = Literal["float32", "bfloat16"]
@@ -76,6 +77,14 @@ class LazyLeaf:
 
 
 Leaves = Iterable[tuple[str, np.ndarray | LazyLeaf]]
+
+
+class RoundedLeaf(NamedTuple):
+    """A leaf of kernels that were rounded before; see `rounded_file`."""
+
+    codes: LazyLeaf
+    scales: LazyLeaf
+    base: Base
 
 
 class OpenedModel(NamedTuple):
@@ -112,9 +121,11 @@ def place(
     dtype: Dtype,
     sharding: ShardingRule | None = None,
     base: BaseFormat = FLOAT_BASE,
+    rounded: Mapping[str, RoundedLeaf] | None = None,
 ) -> dict[str, Any]:
     """Fills every leaf on its devices and gives back the tree, kernels quantized as `base` says.
 
+    rounded: kernels by path that need no rounding any more; their leaves are not read.
     Host memory beside what is placed: one device's part of one tensor, or a small leaf. Raises
     ModelError where a leaf is missing, foreign or of another shape, and where the architecture
     cannot have that base.
@@ -128,7 +139,9 @@ def place(
         if leaf.shape != expected[path]:
             raise ModelError(f"weight '{path}' is {leaf.shape}; expected {expected[path]}")
         where = sharding(path, leaf.shape) if sharding else None
-        if not base.is_float and is_kernel(path):
+        if rounded and is_kernel(path):
+            placed[path] = _fill_rounded(path, leaf.shape, rounded, sharding)
+        elif not base.is_float and is_kernel(path):
             placed[path] = _fill_quantized(path, leaf, base.of(path), sharding)
         else:
             placed[path] = _fill(leaf, leaf_dtype(path, dtype), where)
@@ -206,6 +219,27 @@ def _fill_quantized(
         filled = write_layer(filled, _put_values(values, dtype, layer_where), i)
         jax.block_until_ready(filled)  # as in `_fill_by_layer`
     return filled
+
+
+def _fill_rounded(
+    path: str,
+    shape: tuple[int, ...],
+    rounded: Mapping[str, RoundedLeaf],
+    sharding: ShardingRule | None,
+) -> Quantized:
+    if path not in rounded:
+        raise ModelError(f"weight '{path}' is not among the rounded kernels; they are damaged")
+    kept = rounded[path]
+    parts = {"codes": kept.codes, "scales": kept.scales}
+    filled = {}
+    for (part, leaf), expected in zip(
+        parts.items(), quantized_shapes(shape, kept.base), strict=True
+    ):
+        if leaf.shape != expected:
+            raise ModelError(f"weight '{path}/{part}' is {leaf.shape}; expected {expected}")
+        where = sharding(f"{path}/{part}", expected) if sharding else None
+        filled[part] = _fill(leaf, leaf.read(0).dtype, where)
+    return Quantized(**filled, base=kept.base)
 
 
 def _zeros(shape: tuple[int, ...], dtype: np.dtype, where: Sharding | None) -> jax.Array:

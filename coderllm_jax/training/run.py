@@ -22,7 +22,7 @@ import jax
 from coderllm_jax.config.training import TrainingConfig
 from coderllm_jax.data.pipeline import BatchPart
 from coderllm_jax.errors import RunError
-from coderllm_jax.model.load import LoadedModel, load_model
+from coderllm_jax.model.load import LoadedModel, open_model, place_model
 from coderllm_jax.model.precision import resolve_precision
 from coderllm_jax.model.sharding import (
     fetch,
@@ -31,8 +31,10 @@ from coderllm_jax.model.sharding import (
     row_multiple,
     sharding_by_path,
 )
+from coderllm_jax.model.weights import Dtype
 from coderllm_jax.records import EvalItem
 from coderllm_jax.training.adapter import save_adapter
+from coderllm_jax.training.calibrated import calibrated_kernels, is_calibrated, kernels_sha256
 from coderllm_jax.training.checkpoint import Checkpoints
 from coderllm_jax.training.devices import peak_flops
 from coderllm_jax.training.distributed import must_agree
@@ -55,6 +57,7 @@ class Run:
     inputs: Inputs
     program: Program
     num_steps: int
+    kernels_sha256: str | None = None  # of kernels that were rounded on the run's rows
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
@@ -85,6 +88,10 @@ class Run:
             return {"enabled": False}
         # A run from before there was another base has no such fields, and goes on.
         left_out = {"float": ("base", "base_int8"), "int8": ("base_int8",)}.get(asked["base"], ())
+        if self.kernels_sha256 is None:
+            left_out = (*left_out, "base_rounding", "base_rows")
+        else:
+            asked = asked | {"kernels_sha256": self.kernels_sha256}
         return {name: value for name, value in asked.items() if name not in left_out}
 
     @functools.cached_property
@@ -213,6 +220,8 @@ class Run:
                 "base": lora.base,
                 "base_int8": list(lora_base(self.config).int8),
             }
+            if self.kernels_sha256 is not None:
+                config["kernels_sha256"] = self.kernels_sha256
         save_adapter(self.folder.adapter, tensors, config)
 
 
@@ -241,22 +250,40 @@ def open_run(
     note("reading the rows")
     rows = read_rows(config)
     precision = resolve_precision(config.step.precision, mesh.devices.flat[0].platform)
-    note(f"loading {config.model_name}")
-    model = load_model(
-        config.model_name,
-        # Weights that are trained stay whole; frozen ones are kept as they are multiplied.
-        dtype="bfloat16" if config.lora.enabled and precision.weights == "bfloat16" else "float32",
-        cache_dir=config.model.cache_dir,
-        sharding=sharding_by_path(mesh),
-        base=lora_base(config),
-    )
+    # Weights that are trained stay whole; frozen ones are kept as they are multiplied.
+    keeps_half = config.lora.enabled and precision.weights == "bfloat16"
+    dtype: Dtype = "bfloat16" if keeps_half else "float32"
+    opened = open_model(config.model_name, dtype=dtype, cache_dir=config.model.cache_dir)
     note("tokenizing the rows")
     part = BatchPart(held.start, held.stop)
-    inputs = read_inputs(config, model.tokenizer, items, rows=rows, part=part)
+    inputs = read_inputs(config, opened.tokenizer, items, rows=rows, part=part)
+    base, kernels = lora_base(config), None
+    if is_calibrated(config):
+        opened = opened._replace(leaves=tuple(opened.leaves))  # read here and once more below
+        kernels = calibrated_kernels(
+            config, folder, opened, inputs, base=base, precision=precision, note=note
+        )
+    note(f"loading {config.model_name}")
+    model = place_model(
+        config.model_name,
+        opened,
+        dtype=dtype,
+        sharding=sharding_by_path(mesh),
+        base=base,
+        kernels=kernels,
+    )
     num_steps = inputs.num_steps(config)
     program = build_program(config, model, num_steps=num_steps, mesh=mesh)
     # The program has the weights; in full fine-tuning a second reference would keep a copy.
-    run = Run(config, folder, model._replace(weights={}), inputs, program, num_steps)
+    run = Run(
+        config,
+        folder,
+        model._replace(weights={}),
+        inputs,
+        program,
+        num_steps,
+        kernels_sha256(kernels) if kernels else None,
+    )
     must_agree("run", flatten(run.identity))
     if folder.manifest.is_file():
         folder.check_identity(run.identity)

@@ -6,6 +6,7 @@
       journal.jsonl         what happened to it, see training.journal
       live.yaml             yours: changes a run that is going, see training.live
       processes/            where every process is, see training.watchdog
+      kernels.safetensors   a base rounded on the run's rows, see training.calibrated
       training_rows.json    which rows and symbols were trained on, and how often
       metrics/              metrics.jsonl, samples.jsonl, TensorBoard events
       checkpoints/          see training.checkpoint
@@ -47,6 +48,10 @@ class RunFolder:
     @property
     def manifest(self) -> Path:
         return self.path / "manifest.json"
+
+    @property
+    def kernels(self) -> Path:
+        return self.path / "kernels.safetensors"
 
     @property
     def training_rows(self) -> Path:
@@ -147,7 +152,7 @@ class RunFolder:
                 inner.is_file() and inner.stat().st_size for inner in entry.rglob("*")
             )
         unfinished = entry.name.startswith(".") and entry.name.endswith(".unfinished")
-        return entry.is_file() and (entry == self.config or unfinished)
+        return entry.is_file() and (entry in (self.config, self.kernels) or unfinished)
 
     def check_identity(self, identity: Mapping[str, Any]) -> None:
         """RunError, with the differences, where this folder's run is not the one asked for."""
