@@ -1,0 +1,111 @@
+"""Rounded kernels in a file: what is written is placed again, and nothing else is."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from coderllm_jax.errors import ModelError
+from coderllm_jax.model.architecture import TINY
+from coderllm_jax.model.load import load_model
+from coderllm_jax.model.quantization import BaseFormat, Quantized, quantize_kernel
+from coderllm_jax.model.rounded_file import open_kernels, write_kernels
+from coderllm_jax.model.tiny import random_leaves
+from coderllm_jax.model.weights import place
+from tests.model.tiny_model import tiny_weights
+
+FORMAT = BaseFormat.make("nf4", ("value",))
+ORIGIN = {"base": "nf4", "base_int8": ["value"], "model_sha256": "a" * 64, "rows": 3}
+
+
+@pytest.fixture(scope="module")
+def layers():
+    """Of other weights than tiny's own, so that nobody has made them from those."""
+    blocks = tiny_weights(seed=9)["blocks"]
+    return [
+        {
+            name: quantize_kernel(stack[i], base=FORMAT.of(name))
+            for name, stack in blocks.items()
+            if stack.ndim > 2
+        }
+        for i in range(TINY.num_layers)
+    ]
+
+
+@pytest.fixture
+def file(tmp_path, layers):
+    path = tmp_path / "new" / "kernels.safetensors"
+    write_kernels(path, layers, TINY, base=FORMAT, origin=ORIGIN)
+    return path
+
+
+def test_what_was_written_is_placed(file, layers):
+    kernels = open_kernels(file)
+    assert kernels.origin == ORIGIN
+    placed = place(
+        random_leaves(TINY, seed=0), TINY, dtype="float32", base=FORMAT, rounded=kernels.leaves
+    )
+    for name, leaf in placed["blocks"].items():
+        if isinstance(leaf, Quantized):
+            stacked = jax.tree.map(lambda *parts: np.stack(parts), *(each[name] for each in layers))
+            assert leaf.base == stacked.base
+            jax.tree.map(np.testing.assert_array_equal, leaf, stacked)
+    is_kernel = {name for name, leaf in placed["blocks"].items() if isinstance(leaf, Quantized)}
+    assert is_kernel == set(layers[0])
+    np.testing.assert_array_equal(placed["embedding"], tiny_weights()["embedding"])
+
+
+def test_any_tool_reads_it(file, layers):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    found = safetensors.load_file(file)
+    assert len(found) == TINY.num_layers * len(layers[0]) * 2
+    np.testing.assert_array_equal(found["1.key.codes"], layers[1]["key"].codes)
+
+
+def test_a_writer_that_is_stopped_leaves_what_was_there(file, layers):
+    before = file.read_bytes()
+
+    def stopped():
+        yield layers[0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_kernels(file, stopped(), TINY, base=FORMAT, origin=ORIGIN)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: b"\xff" * 64,
+        lambda data: data[:100],
+        lambda data: data.replace(b'"U8"', b'"F9"', 1),
+        lambda data: data.replace(b'"origin"', b'"0rigin"', 1),
+        lambda data: data.replace(b'"0.query.codes"', b'"0.query.c0des"', 1),
+    ],
+)
+def test_what_is_no_file_of_ours_is_refused(file, damage):
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ModelError, match="not a file of rounded kernels"):
+        open_kernels(file)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ModelError, match=r"gone\.safetensors: no such file"):
+        open_kernels(tmp_path / "gone.safetensors")
+
+
+@pytest.mark.parametrize("base", [BaseFormat("nf4"), BaseFormat("int4", ("value",))])
+def test_kernels_in_another_format_are_not_taken(file, base):
+    with pytest.raises(ModelError, match="bring the file that was written with the adapter"):
+        open_kernels(file).check(base, "a" * 64)
+    open_kernels(file).check(FORMAT, "a" * 64)
+
+
+def test_another_model_s_kernels_are_not_taken(file):
+    with pytest.raises(ModelError, match=r"aaaaaaaaaaaa….*expected nf4 of"):
+        load_model(
+            "tiny", dtype="float32", cache_dir="unused", base=FORMAT, kernels=open_kernels(file)
+        )
