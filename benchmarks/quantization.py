@@ -1,7 +1,9 @@
 """QLoRA beside float LoRA on the real model, and float16: `python -m benchmarks.quantization`.
 
 Gemma 3 270M, LoRA rank 8 on query and value, a packed batch of the quick-start rows (4 x 256,
-data/training), this machine. For each base (float, int8, int4, nf4), in a process of its own:
+data/training), this machine. For each base (float, int8, int4, nf4, nf4-calibrated: rounded on 64
+other rows; card: the same with key and value in 8 bits, as configs/qlora.py), in a process of its
+own:
 
     cosine     of the step's gradient with the float base's: at the start, where B is zero and A
                owes nothing, and later, with adapters that 16 other batches trained on floats;
@@ -37,7 +39,7 @@ from benchmarks.measure import run_module
 from benchmarks.quantization_arm import ARMS
 
 BASES = tuple(ARMS)
-_LEAST_COSINE = {"int8": 0.99, "nf4": 0.97}
+_LEAST_COSINE = {"int8": 0.99, "nf4": 0.97, "nf4-calibrated": 0.97, "card": 0.97}
 # What loading may add to what is kept and the one tensor that is read: allocators and libraries.
 _MOST_LOADING = 1.25
 _LARGEST_FLOAT16 = 65_504.0
@@ -91,7 +93,7 @@ def compare(found: Mapping[str, Mapping[str, Any]]) -> list[Ratio]:
 def base_table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """A base a line; megabytes are 10^6 bytes."""
     head = (
-        f"{'base':<10}{'bits':>6}{'kernels':>9}{'weights':>9}{'loading adds':>14}{'steps add':>11}"
+        f"{'base':<16}{'bits':>6}{'kernels':>9}{'weights':>9}{'loading adds':>14}{'steps add':>11}"
         f"{'s/step':>8}{'cosine':>9}{'later':>8}{'loss':>9}{'later':>9}"
     )
     lines = [head + "   (MB, processor s)", "-" * len(head)]
@@ -101,10 +103,16 @@ def base_table(found: Mapping[str, Mapping[str, Any]]) -> str:
         cosines = [this.get(f"cosine_{place}", float("nan")) for place in ("start", "later")]
         losses = [this[f"{place}_loss"] for place in ("start", "later")]
         lines.append(
-            f"{base:<10}{this['kernels_bits']:>6.2f}{sizes[0]:>9.0f}{sizes[1]:>9.0f}{peaks[0]:>14.0f}{peaks[1]:>11.0f}"
+            f"{base:<16}{this['kernels_bits']:>6.2f}{sizes[0]:>9.0f}{sizes[1]:>9.0f}{peaks[0]:>14.0f}{peaks[1]:>11.0f}"
             f"{this['step_processor_s']:>8.1f}{cosines[0]:>9.4f}{cosines[1]:>8.4f}"
             f"{losses[0]:>9.4f}{losses[1]:>9.4f}"
         )
+    lines += [
+        f"{base}: rounding took {this['round_processor_s']:.0f} processor s and "
+        f"{this['round_peak_bytes'] / 1e6:.0f} MB more"
+        for base, this in found.items()
+        if "round_peak_bytes" in this
+    ]
     return "\n".join(lines)
 
 

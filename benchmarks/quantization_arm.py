@@ -31,6 +31,7 @@ from benchmarks.train_inputs import load_batches, packed_batches, save_batches
 if TYPE_CHECKING:
     from coderllm_jax.model.forward import ForwardOptions
     from coderllm_jax.model.load import LoadedModel
+    from coderllm_jax.model.rounded_file import RoundedKernels
     from coderllm_jax.model.weights import Dtype
 
 MODEL = "gemma3_270m"
@@ -40,6 +41,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "int8": {"base": "int8"},
     "int4": {"base": "int4"},
     "nf4": {"base": "nf4"},
+    "nf4-calibrated": {"base": "nf4", "base_rounding": "calibrated"},
+    "card": {"base": "nf4", "base_rounding": "calibrated", "base_int8": ("key", "value")},
 }
 _ROWS = "data/training"
 _STATUS = Path("/proc/self/status")
@@ -116,7 +119,7 @@ def _config(arm: str, **step: str) -> Any:
     )
 
 
-def _load(config: Any, mesh: Any) -> Any:
+def _load(config: Any, mesh: Any, kernels: RoundedKernels | None = None) -> Any:
     from coderllm_jax.model.load import load_model
     from coderllm_jax.model.precision import resolve_precision
     from coderllm_jax.model.sharding import sharding_by_path
@@ -129,7 +132,32 @@ def _load(config: Any, mesh: Any) -> Any:
         cache_dir=config.model.cache_dir,
         sharding=sharding_by_path(mesh),
         base=lora_base(config),
+        kernels=kernels,
     )
+
+
+def _round(config: Any, folder: Path) -> RoundedKernels:
+    """The arm's kernels, rounded on the batches that no gradient is compared on."""
+    import jax
+
+    from coderllm_jax.model.calibration import round_layers
+    from coderllm_jax.model.load import open_model
+    from coderllm_jax.model.precision import resolve_precision
+    from coderllm_jax.model.rounded_file import open_kernels, write_kernels
+    from coderllm_jax.training.step import lora_base
+
+    opened = open_model(MODEL, dtype="bfloat16", cache_dir=config.model.cache_dir)
+    base = lora_base(config)
+    layers = round_layers(
+        opened,
+        load_batches(folder / "training.npz"),
+        base=base,
+        precision=resolve_precision(config.step.precision, jax.default_backend()),
+    )
+    file = folder / "kernels.safetensors"
+    origin = {"base": base.base, "base_int8": list(base.int8), "model_sha256": opened.sha256}
+    write_kernels(file, layers, opened.architecture, base=base, origin=origin)
+    return open_kernels(file)
 
 
 def load_float(precision: str, *, dtype: Dtype | None = None) -> tuple[LoadedModel, ForwardOptions]:
@@ -153,14 +181,24 @@ def measure_base(arm: str, folder: Path, *, num_steps: int) -> dict[str, Any]:
 
     from coderllm_jax.model.lora import PRODUCTS
     from coderllm_jax.model.sharding import make_mesh
+    from coderllm_jax.training.calibrated import is_calibrated
     from coderllm_jax.training.step import build_program
 
     config = _config(arm)
     mesh = make_mesh(config.mesh)
     jax.block_until_ready(jax.numpy.zeros(8) + 1)  # what jax allocates for good on first use
+    kernels, rounded = None, {}
+    if is_calibrated(config):
+        started = time.process_time()
+        with Memory() as rounding:
+            kernels = _round(config, folder)
+        rounded = {
+            "round_processor_s": time.process_time() - started,
+            "round_peak_bytes": rounding.peak_bytes,
+        }
     started = time.process_time()
     with Memory() as loading:
-        model = _load(config, mesh)
+        model = _load(config, mesh, kernels)
     load_s = time.process_time() - started
     leaves = jax.tree.leaves(model.weights)
     kernels = [model.weights["blocks"][name] for name in PRODUCTS]
@@ -206,6 +244,7 @@ def measure_base(arm: str, folder: Path, *, num_steps: int) -> dict[str, Any]:
     processor_s, wall_s = (sorted(each)[len(times) // 2] for each in zip(*times, strict=True))
     return {
         **sizes,
+        **rounded,
         **figures,
         "precision": program.description["precision"],
         "remat": program.description["remat"],

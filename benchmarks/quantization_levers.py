@@ -36,14 +36,12 @@ _CODE_BITS = {"int8": 8, "int4": 4, "nf4": 4}
 _SCALE_BITS, _SECOND_SCALE_BITS, _SECOND_BLOCK = 16, 8, 256
 # Scales that are tried, as parts of what the largest weight asks for.
 _PARTS = np.linspace(0.7, 1.1, 17, dtype=np.float32)
-_RANK = 8
 
 
 class Rounding(NamedTuple):
     """How one kernel is rounded. block: inputs that share a scale; scales: what they minimize.
 
     `largest`: nothing, the largest weight is a level. `error`: the block's squared error.
-    `output`: the same weighted by the mean square of each input, as measured on other batches.
     twice: scales are rounded a second time, to 8 bits (QLoRA, section 3).
     """
 
@@ -67,14 +65,12 @@ INT8, NF4 = Rounding("int8"), Rounding()
 class Lever(NamedTuple):
     """A whole model's rounding: kernels by name, the others as `rest`.
 
-    float_layers stay as they are. compensated: kernels to which the first singular vectors of
-    their own error are added, at LoRA's rank, as LoftQ starts adapters (Li et al. 2023).
+    float_layers stay as they are.
     """
 
     rest: Rounding = NF4
     kernels: Mapping[str, Rounding] = {}
     float_layers: tuple[int, ...] = ()
-    compensated: tuple[str, ...] = ()
 
     def of(self, name: str) -> Rounding:
         """The rounding of one kernel."""
@@ -93,9 +89,7 @@ LEVERS: dict[str, Lever] = {
     "nf4, blocks of 32": Lever(Rounding(block=32)),
     "nf4, blocks of 16": Lever(Rounding(block=16)),
     "nf4, scales of least error": Lever(Rounding(scales="error")),
-    "nf4, scales of least output error": Lever(Rounding(scales="output")),
     "nf4, scales rounded twice": Lever(Rounding(twice=True)),
-    "nf4, LoftQ on query and value": Lever(compensated=("query", "value")),
     "attention int8": kept(*ATTENTION),
     "feed-forward int8": kept(*FEED_FORWARD),
 }
@@ -111,35 +105,27 @@ def sensitivity(num_layers: int) -> dict[str, Lever]:
 # --- rounding ------------------------------------------------------------------------------------
 
 
-def round_kernel(
-    kernel: np.ndarray, how: Rounding, *, mean_squares: np.ndarray | None = None
-) -> np.ndarray:
-    """[..., inputs, outputs] after rounding, as floats; mean_squares [..., inputs] for `output`."""
+def round_kernel(kernel: np.ndarray, how: Rounding) -> np.ndarray:
+    """[..., inputs, outputs] after rounding, as floats."""
     *outer, inputs, outputs = kernel.shape
     block = math.gcd(inputs, how.block)
     values = kernel.reshape(*outer, inputs // block, block, outputs)
     largest = np.abs(values).max(axis=-2, keepdims=True) / np.float32(_BOUNDS[how.base])
     scales = np.where(largest > 0, largest, 1)
     if how.scales != "largest":
-        weights = np.ones((), np.float32)
-        if how.scales == "output":
-            assert mean_squares is not None
-            weights = np.broadcast_to(mean_squares[..., None], kernel.shape).reshape(values.shape)
-        scales = _best_scales(values, scales, how.base, weights)
+        scales = _best_scales(values, scales, how.base)
     scales = _up_to_bfloat16(scales)
     if how.twice:
         scales = _rounded_twice(scales)
     return (_nearest(values / scales, how.base) * scales).reshape(kernel.shape)
 
 
-def _best_scales(
-    values: np.ndarray, scales: np.ndarray, base: str, weights: np.ndarray
-) -> np.ndarray:
-    """The tried scale whose block's squared error, so weighted, is least."""
+def _best_scales(values: np.ndarray, scales: np.ndarray, base: str) -> np.ndarray:
+    """The tried scale whose block's squared error is least."""
     best, least = scales, np.full(scales.shape, np.inf, np.float32)
     for part in _PARTS:
         tried = scales * part
-        error = weights * (_nearest(values / tried, base) * tried - values) ** 2
+        error = (_nearest(values / tried, base) * tried - values) ** 2
         total = error.sum(axis=-2, keepdims=True)
         best, least = np.where(total < least, tried, best), np.minimum(total, least)
     return best
@@ -169,21 +155,11 @@ def _up_to_bfloat16(values: np.ndarray) -> np.ndarray:
     return ((bits + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
-def low_rank_error(kernel: np.ndarray, rounded: np.ndarray, *, rank: int) -> np.ndarray:
-    """The best A · B, one B for all heads, of what rounding took, layer by layer."""
-    errors = (kernel - rounded).reshape(len(kernel), -1, kernel.shape[-1])
-    found = []
-    for error in errors:
-        u, s, v = np.linalg.svd(error, full_matrices=False)
-        found.append((u[:, :rank] * s[:rank]) @ v[:rank])
-    return np.stack(found).reshape(kernel.shape)
-
-
 class Rounder:
     """Kernels by lever; what one lever has rounded serves the next."""
 
-    def __init__(self, kernels: Kernels, mean_squares: Kernels) -> None:
-        self._kernels, self._mean_squares = kernels, mean_squares
+    def __init__(self, kernels: Kernels) -> None:
+        self._kernels = kernels
         self._done = functools.lru_cache(maxsize=24)(self._round)
 
     def __call__(self, lever: Lever) -> Kernels:
@@ -191,8 +167,6 @@ class Rounder:
         found = {}
         for name, kernel in self._kernels.items():
             rounded = self._done(name, lever.of(name))
-            if name in lever.compensated:
-                rounded = rounded + low_rank_error(kernel, rounded, rank=_RANK)
             if lever.float_layers:
                 rounded = rounded.copy()
                 for layer in lever.float_layers:
@@ -201,7 +175,7 @@ class Rounder:
         return found
 
     def _round(self, name: str, how: Rounding) -> np.ndarray:
-        return round_kernel(self._kernels[name], how, mean_squares=self._mean_squares.get(name))
+        return round_kernel(self._kernels[name], how)
 
     def error(self, rounded: Kernels) -> float:
         """The norm of what was rounded away, as a part of the kernels' norm."""
@@ -241,10 +215,7 @@ def measure(folder: Path, names: Sequence[str], *, precision: str = "auto") -> d
             yield place, float(loss), np.concatenate(leaves).astype(np.float64)
 
     plain = {place: (loss, vector) for place, loss, vector in at({})}
-    squares = {}
-    if any("output" in name for name in names):
-        squares = mean_squares(model, load_batches(folder / "training.npz")[:2])
-    rounder = Rounder(kernels, squares)
+    rounder = Rounder(kernels)
     chosen = {name: LEVERS[name] for name in names if name in LEVERS}
     if "sensitivity" in names:
         chosen |= sensitivity(model.architecture.num_layers)
@@ -293,37 +264,6 @@ def _gradient(model: Any, options: Any) -> Callable[..., Any]:
         return sums.loss / sums.weight
 
     return jax.jit(jax.value_and_grad(loss))
-
-
-def mean_squares(model: Any, batches: Sequence[Any]) -> Kernels:
-    """The mean square of every input of every kernel, layers stacked: [N, inputs].
-
-    Heads have inputs of their own where a kernel adds them up (attention_output, [N, H, inputs]).
-    """
-    import jax
-    import jax.numpy as jnp
-
-    from benchmarks.quantization_arm import walk_blocks
-    from coderllm_jax.model.lora import PRODUCTS
-
-    def look(name: str, x: jax.Array) -> jax.Array:
-        left, kernel = PRODUCTS[name].split("->")[0].split(",")
-        spared = [axis for axis, letter in enumerate(left) if letter not in kernel]
-        return jnp.mean(jnp.square(x.astype(jnp.float32)), axis=tuple(spared))
-
-    layers: list[dict[str, np.ndarray]] = []
-    for batch in batches:
-        for number, seen in enumerate(walk_blocks(model, batch, look)):
-            if number == len(layers):
-                layers.append({name: np.zeros_like(values) for name, values in seen.items()})
-            for name, values in seen.items():
-                layers[number][name] += np.asarray(values) / len(batches)
-    stacked = {name: np.stack([layer[name] for layer in layers]) for name in PRODUCTS}
-    # Heads that share their inputs: [N, D] → [N, 1, D], as kernels [N, H, D, K] want it.
-    return {
-        name: values[:, None] if name in ("query", "key", "value") else values
-        for name, values in stacked.items()
-    }
 
 
 def main(arguments: list[str]) -> None:
