@@ -153,10 +153,11 @@ def _rounding(trained: Mapping[str, Any]) -> str:
     if "base" not in trained:
         return ""
     kept = f" ({' and '.join(trained['base_int8'])}: int8)" if trained["base_int8"] else ""
+    rows = " on rows of its own training data" if "kernels_sha256" in trained else ""
     return (
-        f" It was trained while the blocks' kernels were rounded to {trained['base']}{kept}; the "
-        "adapter is merged into those rounded kernels, not into the original ones, because only so "
-        "are answers those that were seen in training. The files hold them as floats."
+        f" It was trained while the blocks' kernels were rounded to {trained['base']}{kept}{rows}; "
+        "the adapter is merged into those rounded kernels, not into the original ones, because "
+        "only so are answers those that were seen in training. The files hold them as floats."
     )
 
 

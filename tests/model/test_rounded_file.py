@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -109,3 +113,43 @@ def test_another_model_s_kernels_are_not_taken(file):
         load_model(
             "tiny", dtype="float32", cache_dir="unused", base=FORMAT, kernels=open_kernels(file)
         )
+
+
+_ON_A_MESH = """
+import pathlib, sys
+import jax, numpy as np
+from coderllm_jax.config.training import MeshSection
+from coderllm_jax.model.architecture import TINY
+from coderllm_jax.model.quantization import BaseFormat
+from coderllm_jax.model.rounded_file import open_kernels
+from coderllm_jax.model.sharding import make_mesh, sharding_by_path
+from coderllm_jax.model.tiny import random_leaves
+from coderllm_jax.model.weights import place
+kernels, base = open_kernels(pathlib.Path(sys.argv[1])), BaseFormat("nf4", ("value",))
+how = dict(dtype="float32", base=base, rounded=kernels.leaves)
+mesh = make_mesh(MeshSection(data=1, fsdp=4, tensor=2))
+plain = place(random_leaves(TINY, seed=0), TINY, **how)["blocks"]
+split = place(random_leaves(TINY, seed=0), TINY, sharding=sharding_by_path(mesh), **how)["blocks"]
+nearest = place(
+    random_leaves(TINY, seed=0), TINY, dtype="float32", base=base, sharding=sharding_by_path(mesh)
+)["blocks"]
+jax.tree.map(np.testing.assert_array_equal, jax.device_get(split), jax.device_get(plain))
+for one, other in zip(jax.tree.leaves(split), jax.tree.leaves(nearest), strict=True):
+    assert one.sharding == other.sharding, (one.sharding, other.sharding)
+assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(split["query"]))
+"""
+
+
+def test_they_lie_on_a_mesh_as_kernels_that_are_rounded_there(file):
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", _ON_A_MESH, str(file)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
