@@ -95,8 +95,11 @@ class LoraSection(Section):
         "the first step. Kept in the run's folder.",
         choices=("nearest", "calibrated"),
     )
-    base_rows: int = option(
-        64, "With base_rounding=calibrated: packed rows that kernels are rounded on.", low=1
+    base_tokens: int = option(
+        16_384,
+        "With base_rounding=calibrated: positions of packed rows that kernels are rounded on; "
+        "their hidden states are held while it lasts.",
+        low=1,
     )
 
     def check(self) -> None:

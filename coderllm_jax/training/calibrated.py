@@ -57,20 +57,17 @@ def calibrated_kernels(
         "base_int8": list(base.int8),
         "model_sha256": opened.sha256,
         "data_sha256": inputs.sha256,
-        "rows": config.lora.base_rows,
+        "tokens": config.lora.base_tokens,
         "sequence_length": config.data.sequence_length,
         "seed": config.seed,
     }
     if is_first() and not _has(folder, origin):
-        note(f"rounding {config.model_name} to {base.base} on {config.lora.base_rows} rows")
+        batches = first_rows(inputs.rows, config.lora.base_tokens)
+        num_rows = sum(len(batch.inputs) for batch in batches)
+        note(f"rounding {config.model_name} to {base.base} on {num_rows} rows")
         # Alone among several processes: nothing here may wait for another device.
         with jax.default_device(jax.local_devices()[0]):
-            layers = round_layers(
-                opened,
-                first_rows(inputs.rows, config.lora.base_rows),
-                base=base,
-                precision=precision,
-            )
+            layers = round_layers(opened, batches, base=base, precision=precision)
             write_kernels(folder.kernels, layers, opened.architecture, base=base, origin=origin)
     barrier("kernels")
     return open_kernels(folder.kernels)
@@ -81,9 +78,10 @@ def kernels_sha256(kernels: RoundedKernels) -> str:
     return sha256_of(kernels.file)
 
 
-def first_rows(rows: PackedRows, num_rows: int) -> list[PackedBatch]:
-    """The first epoch's first rows, as batches [B, L]."""
-    chosen = [rows[place] for place in range(min(num_rows, len(rows.plan(0))))]
+def first_rows(rows: PackedRows, num_tokens: int) -> list[PackedBatch]:
+    """As many of the first epoch's first rows as have `num_tokens` positions, as batches [B, L]."""
+    num_rows = min(-(-num_tokens // rows.sequence_length), len(rows.plan(0)))
+    chosen = [rows[place] for place in range(num_rows)]
     size = max(1, _BATCH_TOKENS // rows.sequence_length)
     return [
         PackedBatch(*map(np.stack, zip(*chosen[start : start + size], strict=True)))

@@ -89,7 +89,7 @@ class Run:
         # A run from before there was another base has no such fields, and goes on.
         left_out = {"float": ("base", "base_int8"), "int8": ("base_int8",)}.get(asked["base"], ())
         if self.kernels_sha256 is None:
-            left_out = (*left_out, "base_rounding", "base_rows")
+            left_out = (*left_out, "base_rounding", "base_tokens")
         else:
             asked = asked | {"kernels_sha256": self.kernels_sha256}
         return {name: value for name, value in asked.items() if name not in left_out}

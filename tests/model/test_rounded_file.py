@@ -20,7 +20,7 @@ from coderllm_jax.model.weights import place
 from tests.model.tiny_model import tiny_weights
 
 FORMAT = BaseFormat.make("nf4", ("value",))
-ORIGIN = {"base": "nf4", "base_int8": ["value"], "model_sha256": "a" * 64, "rows": 3}
+ORIGIN = {"base": "nf4", "base_int8": ["value"], "model_sha256": "a" * 64, "tokens": 300}
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ def card(folder, **lora):
     config.update(model_name="tiny", steps=2, workdir=str(folder / "run"))
     config.data.update(path=str(rows), sequence_length=64)
     config.evaluation.update(samples=0, max_items=4)
-    config.lora.update(base="nf4", base_rounding="calibrated", base_rows=6, **lora)
+    config.lora.update(base="nf4", base_rounding="calibrated", base_tokens=6 * 64, **lora)
     config.step.precision = "float32"
     config.logging.update(clu=False, progress=False)
     return config
@@ -88,7 +88,7 @@ def test_a_run_goes_on_with_the_kernels_it_has(folder):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"lora.base_rows": 7}, "rows was 6, is 7"),
+        ({"lora.base_tokens": 400}, "tokens was 384, is 400"),
         ({"lora.base": "int4"}, "base was 'nf4', is 'int4'"),
         ({"lora.base_int8": ("key",)}, r"base_int8 was \[\], is \['key'\]"),
         ({"lora.base_rounding": "nearest"}, "lora.base_rounding was 'calibrated', is None"),
@@ -116,9 +116,9 @@ def test_without_a_run_other_kernels_are_replaced(folder):
     for path in run.path.iterdir():
         if path != run.kernels:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    again(folder, **{"steps": 1, "lora.base_rows": 2})
+    again(folder, **{"steps": 1, "lora.base_tokens": 100})
     assert run.kernels.read_bytes() != before
-    assert open_kernels(run.kernels).origin["rows"] == 2
+    assert open_kernels(run.kernels).origin["tokens"] == 100
 
 
 def test_a_copied_adapter_takes_the_file_along(folder, tmp_path):
