@@ -79,7 +79,7 @@ def round_layers(
     base.check(architecture)
     leaves = dict(opened.leaves)
     options = ForwardOptions(precision=precision)
-    walk = functools.partial(_walk, architecture=architecture, options=options)
+    walk = functools.partial(walk_layer, architecture=architecture, options=options)
     texts = [PackedBatch(*map(jnp.asarray, batch)) for batch in batches]
     table = {"embedding": jnp.asarray(np.asarray(leaves["embedding"]), precision.weights)}
     streams = [embed(table, text.inputs, options=options) for text in texts]
@@ -109,7 +109,7 @@ def round_layers(
 
 
 @functools.partial(jax.jit, static_argnames=("architecture", "options", "is_global"))
-def _walk(
+def walk_layer(
     x_BLD: jax.Array,
     text: PackedBatch,
     layer: dict[str, Any],

@@ -12,8 +12,8 @@ import pytest
 from coderllm_jax.data.tokenizer import ByteTokenizer
 from coderllm_jax.errors import ModelError
 from coderllm_jax.model.architecture import TINY
-from coderllm_jax.model.calibration import factor_of, round_kernel, round_layers
-from coderllm_jax.model.forward import ForwardOptions, hidden_states
+from coderllm_jax.model.calibration import factor_of, round_kernel, round_layers, walk_layer
+from coderllm_jax.model.forward import ForwardOptions, embed, hidden_states, rms_norm
 from coderllm_jax.model.lora import PRODUCTS
 from coderllm_jax.model.precision import FLOAT32
 from coderllm_jax.model.quantization import (
@@ -166,6 +166,30 @@ def test_every_kernel_of_every_layer_in_its_format(layers):
             assert kernel.base == ("int8" if name == "value" else "nf4")
             shapes = quantized_shapes(TINY.block_shapes()[name], kernel.base)
             assert (kernel.codes.shape, kernel.scales.shape) == shapes
+
+
+def test_texts_go_through_the_layers_as_through_the_model():
+    """Through local and global ones; what lies behind the last is the model's, before its norm."""
+    weights, options = tiny_weights(), ForwardOptions()
+    x = embed(weights, BATCH.inputs, options=options)
+    for i in range(TINY.num_layers):
+        layer = {name: stack[i] for name, stack in weights["blocks"].items()}
+        x, seen = walk_layer(
+            x, BATCH, layer, architecture=TINY, options=options, is_global=TINY.is_global(i)
+        )
+        assert set(seen) == {"query", "attention_output", "ffw_gating", "ffw_linear"}
+    expected = hidden_states(
+        weights,
+        {},
+        BATCH.inputs,
+        BATCH.positions,
+        BATCH.segments,
+        architecture=TINY,
+        options=options,
+    )
+    found = rms_norm(x, weights["final_norm"], epsilon=TINY.norm_epsilon)
+    is_text = BATCH.segments > 0
+    np.testing.assert_allclose(found[is_text], expected[is_text], atol=1e-5)
 
 
 def test_padding_counts_nothing(layers):
