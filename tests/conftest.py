@@ -16,8 +16,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # its own: JAX's is not written atomically, and a process that dies in it must not disturb another
 # worker. What the workers' children compile is apart for the same reason.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="coderllm-compiled-")
-os.environ["JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
-os.environ["JAX_PERSISTENT_COMPILATION_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# LLVM's part of compiling, the larger one, is cut short, here and in the processes that tests
+# start: what they compile is run for milliseconds. XLA's own passes (fusion, layouts, partitioning,
+# memory) stay those of a user's run. JAX_DISABLE_MOST_OPTIMIZATIONS=false before `make test`
+# compiles everything as users do; what moves much data says so for itself.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
 import jax
 import pytest

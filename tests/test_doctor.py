@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from coderllm_jax import doctor, entry
 from coderllm_jax.config.doctor import DoctorConfig
 from coderllm_jax.diagnosis import accounts, assets, hardware, packages, places, probe, programs
 from coderllm_jax.diagnosis.check import (
@@ -190,10 +191,14 @@ def test_people_read_a_table_and_programs_a_file(empty, tmp_path):
         assert check["found"] in done.stdout
 
 
-def test_a_file_that_cannot_be_written_is_one_line(empty, tmp_path):
-    done = run_doctor(*empty, f"--config.json={tmp_path}")
-    assert done.returncode == 1
-    assert done.stderr == f"error: {tmp_path}: Is a directory\n"
+def test_a_file_that_cannot_be_written_is_one_line(empty, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # which a command sets for its process
+    monkeypatch.setattr(doctor, "examine", lambda config: [Check("Disk", "workdir", "ok", "")])
+    argv = ["doctor", *empty, f"--config.json={tmp_path}"]
+    with pytest.raises(SystemExit) as ended:
+        entry.run(doctor.main, DoctorConfig, default_card="", argv=argv)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == f"error: {tmp_path}: Is a directory\n"
 
 
 # ------------------------------------------------------------------------ what is concluded
