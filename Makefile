@@ -44,7 +44,7 @@ test:  ## install, check, run the tests
 
 prove:  ## install everything: peers, benchmarks, killed runs (long)
 	$(install) full
-	$(python) -m pytest -m "peers or long"
+	JAX_DISABLE_MOST_OPTIMIZATIONS=false $(python) -m pytest -m "peers or long"
 	$(python) -m benchmarks.pipeline
 	$(python) -m benchmarks.train_step
 	$(python) -m benchmarks.generate --report=benchmarks/generate.md

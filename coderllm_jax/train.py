@@ -175,6 +175,7 @@ def _train(config: TrainingConfig, folder: RunFolder, started: float) -> Trainin
     import jax
 
     from coderllm_jax.monitoring.progress import ProgressWriter
+    from coderllm_jax.training.agreement import first_decides
     from coderllm_jax.training.distributed import barrier, ends_for_all, is_first
     from coderllm_jax.training.run import open_run
     from coderllm_jax.training.signals import StopSignals
@@ -203,8 +204,11 @@ def _train(config: TrainingConfig, folder: RunFolder, started: float) -> Trainin
         items = find_evaluation_items(config, note)
         if is_first():
             barrier("data is prepared")
-        run = open_run(config, folder, items, note=note)
-        return _run(run, started, progress=progress, signals=signals, watchdog=watchdog)
+        with contextlib.ExitStack() as stack:
+            # From here on the folder is written to: rounded kernels come before the first step.
+            first_decides(lambda: stack.enter_context(folder.locked()))
+            run = open_run(config, folder, items, note=note)
+            return _run(run, started, progress=progress, signals=signals, watchdog=watchdog)
 
 
 def _run(
@@ -213,7 +217,6 @@ def _run(
     """Trains an opened run from where it is."""
     from coderllm_jax.generation.samples import make_sampler
     from coderllm_jax.monitoring.writers import open_writers
-    from coderllm_jax.training.agreement import first_decides
     from coderllm_jax.training.distributed import barrier, is_first
     from coderllm_jax.training.live import LiveFile
     from coderllm_jax.training.loop import Observers, train
@@ -227,7 +230,6 @@ def _run(
         run.journal.write(event, step, {**details, **rows})
 
     with contextlib.ExitStack() as stack:
-        first_decides(lambda: stack.enter_context(folder.locked()))
         progress.note("looking for checkpoints")
         checkpoints = stack.enter_context(run.open_checkpoints(progress.note))
         state, record, was_restored = run.restore(checkpoints)

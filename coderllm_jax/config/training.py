@@ -110,6 +110,11 @@ class LoraSection(Section):
                 f"lora.base is {self.base} and lora.enabled is False; weights that are trained "
                 "cannot be quantized: set lora.base=float or lora.enabled=True"
             )
+        if self.base == "float" and self.base_rounding != "nearest":
+            raise ConfigError(
+                f"lora.base_rounding is {self.base_rounding} and lora.base is float, which is not "
+                "rounded; set lora.base=nf4 (or int4), or leave base_rounding=nearest"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

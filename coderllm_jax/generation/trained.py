@@ -173,7 +173,7 @@ def _kernels_of(place: Place, config: dict[str, Any]) -> RoundedKernels | None:
     if expected is None:
         return None
     assert place.folder is not None
-    homes = [place.run, place.folder] if place.run else [place.folder]
+    homes = [place.folder, place.run] if place.run else [place.folder]
     files = [RunFolder(home).kernels for home in homes]
     for file in files:
         if file.is_file():
@@ -184,8 +184,8 @@ def _kernels_of(place: Place, config: dict[str, Any]) -> RoundedKernels | None:
                 )
             return open_kernels(file)
     raise RunError(
-        f"{place.folder} was trained on kernels that its run rounded ({files[0].name}), and there "
-        f"is no {files[-1]}; copy the file from the run's folder to there"
+        f"{place.folder} was trained on kernels that its run rounded, and there is no "
+        f"{files[0]}; copy the file from the run's folder to there"
     )
 
 

@@ -7,8 +7,9 @@ as the texts let them stand in for it (GPTQ):
     layer i   the texts' inputs X, X'X of each kernel  ──>  input 0 rounded, inputs 1 … mended,
               X as the float layer leaves it                input 1 rounded, inputs 2 … mended, …
 
-Held at a time, on one device: a layer's floats, its four X'X ([I, I] float32) and the texts' hidden
-states. Codes and scales are `model.quantization`'s, so whoever multiplies by these needs no change.
+Held at a time, on one device: the texts' hidden states, a layer's floats, its four X'X ([I, I]
+float32), and for the widest of them some five times as much while it is factored. Codes and scales
+are `model.quantization`'s, so whoever multiplies by these needs no change.
 
 Every layer is fed what the float model feeds it. Fed what the rounded layers before it give, as
 GPTQ's authors do, kernels end no better on the 270M, and a layer takes four walks instead of one.
@@ -30,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from coderllm_jax.errors import ModelError
 from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.model.attention import attend, layer_angles, packed_masks
 from coderllm_jax.model.forward import ForwardOptions, apply_block, embed
@@ -79,11 +81,8 @@ def round_layers(
     base.check(architecture)
     leaves = dict(opened.leaves)
     options = ForwardOptions(precision=precision)
-    walk = functools.partial(walk_layer, architecture=architecture, options=options)
     texts = [PackedBatch(*map(jnp.asarray, batch)) for batch in batches]
-    table = {"embedding": jnp.asarray(np.asarray(leaves["embedding"]), precision.weights)}
-    streams = [embed(table, text.inputs, options=options) for text in texts]
-    del table
+    streams = _embedded(leaves["embedding"], batches, options)
     for number in range(architecture.num_layers):
         # Kernels in bfloat16, as `quantize_kernel` has them.
         layer = {
@@ -96,16 +95,44 @@ def round_layers(
         }
         products: dict[str, jax.Array] = {}
         for place, text in enumerate(texts):
-            is_global = architecture.is_global(number)
-            streams[place], found = walk(streams[place], text, layer, is_global=is_global)
+            streams[place], found = walk_layer(
+                streams[place],
+                text,
+                layer,
+                architecture=architecture,
+                options=options,
+                is_global=architecture.is_global(number),
+            )
             products = jax.tree.map(jnp.add, products, found) if products else found
         rounded = {}
         for stage in _STAGES:
-            factor = factor_of(products[stage[0]])
+            factor = factor_of(products.pop(stage[0]))
+            if not jnp.isfinite(factor).all():
+                raise ModelError(
+                    f"layer {number} gives numbers that are not finite in {precision.name}, and "
+                    f"its kernels cannot be rounded for them; set step.precision=float32 or "
+                    "lora.base_rounding=nearest"
+                )
             for name in stage:
                 if name in layer:
-                    rounded[name] = round_kernel(name, layer[name], factor, base=base.of(name))
+                    rounded[name] = round_kernel(name, layer.pop(name), factor, base=base.of(name))
+            del factor
+        del layer
         yield rounded
+        del rounded
+
+
+def _embedded(
+    leaf: np.ndarray | LazyLeaf, batches: Sequence[PackedBatch], options: ForwardOptions
+) -> list[jax.Array]:
+    """The texts' embeddings. Of the table, the rows that they need."""
+    table = leaf.read(0) if isinstance(leaf, LazyLeaf) else leaf
+    tokens = np.unique(np.concatenate([np.ravel(batch.inputs) for batch in batches]))
+    rows = {"embedding": jnp.asarray(table[tokens], options.precision.weights)}
+    return [
+        embed(rows, jnp.asarray(np.searchsorted(tokens, batch.inputs)), options=options)
+        for batch in batches
+    ]
 
 
 @functools.partial(jax.jit, static_argnames=("architecture", "options", "is_global"))

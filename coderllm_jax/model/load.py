@@ -101,7 +101,7 @@ def place_model(
 ) -> LoadedModel:
     """Reads what `open_model` found; see `load_model`."""
     if kernels:
-        kernels.check(base, opened.sha256)
+        kernels.check(base)
     return LoadedModel(
         name=name,
         architecture=opened.architecture,

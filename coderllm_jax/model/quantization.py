@@ -105,6 +105,11 @@ class BaseFormat(NamedTuple):
         """Whether nothing is rounded."""
         return self.base == "float"
 
+    @property
+    def in_words(self) -> str:
+        """`nf4`, or `nf4 (key, value: int8)`."""
+        return self.base + (f" ({', '.join(self.int8)}: int8)" if self.int8 else "")
+
     def of(self, path: str) -> Base:
         """The format of the kernel at `path` (`blocks/value`, `value`, `global_value`)."""
         return "int8" if base_name(path.removeprefix("blocks/")) in self.int8 else self.base

@@ -9,6 +9,7 @@ at a time; read as leaves that are mapped when they are asked for.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -45,14 +46,13 @@ class RoundedKernels(NamedTuple):
     origin: dict[str, Any]
     leaves: dict[str, RoundedLeaf]
 
-    def check(self, base: BaseFormat, model_sha256: str) -> None:
-        """ModelError where these are not that model's kernels in that format."""
+    def check(self, base: BaseFormat) -> None:
+        """ModelError where these are kernels in another format."""
         kept = BaseFormat.make(self.origin["base"], self.origin["base_int8"])
-        if kept != base or self.origin["model_sha256"] != model_sha256:
+        if kept != base:
             raise ModelError(
-                f"{self.file}: holds {kept.base} kernels of the model "
-                f"{self.origin['model_sha256'][:12]}…; expected {base.base} of "
-                f"{model_sha256[:12]}…; bring the file that was written with the adapter"
+                f"{self.file}: holds kernels in {kept.in_words}; expected {base.in_words}; bring "
+                "the file that was written with the adapter"
             )
 
 
@@ -80,24 +80,34 @@ def write_kernels(
     text += b" " * (-len(text) % 8)
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f".{file.name}.unfinished")
-    with unfinished.open("wb") as stream:
-        stream.write(len(text).to_bytes(8, "little") + text)
-        written = 0
+    try:
+        _write(unfinished, len(text).to_bytes(8, "little") + text, layers, parts)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)  # a full disk gets its room back
+        raise
+    unfinished.replace(file)
+
+
+def _write(
+    file: Path,
+    header: bytes,
+    layers: Iterable[dict[str, Quantized]],
+    parts: Mapping[str, tuple[tuple[int, ...], np.dtype]],
+) -> None:
+    """The file's bytes, to the disk."""
+    with file.open("wb") as stream:
+        stream.write(header)
+        names = iter(parts)
         for number, layer in enumerate(layers):
-            found = {
-                f"{number}.{name}.{part}": np.asarray(jax.device_get(getattr(kernel, part)))
-                for name, kernel in layer.items()
-                for part in ("codes", "scales")
-            }
-            for name in [name for name in parts if name.startswith(f"{number}.")]:
-                values = found[name]
+            for name in itertools.islice(names, 2 * len(layer)):
+                _, kernel, part = name.split(".")
+                values = np.asarray(jax.device_get(getattr(layer[kernel], part)))
+                assert name.startswith(f"{number}."), (name, number)
                 assert (values.shape, values.dtype) == parts[name], (name, values.shape)
                 stream.write(values.tobytes())
-                written += values.nbytes
-        assert written == offset, (written, offset)
+        assert next(names, None) is None, "layers are missing"
         stream.flush()
         os.fsync(stream.fileno())
-    unfinished.replace(file)
 
 
 def open_kernels(file: Path) -> RoundedKernels:
@@ -116,6 +126,9 @@ def open_kernels(file: Path) -> RoundedKernels:
             )
             for name, entry in header.items()
         }
+        end = max(tensor.offset + tensor.num_bytes for tensor in tensors.values())
+        if (size := file.stat().st_size) != end:
+            raise ValueError(f"{size} bytes where its header tells of {end}")
         by_path: dict[str, dict[str, dict[int, MappedTensor]]] = {}
         for name, tensor in tensors.items():
             number, kernel, part = name.split(".")

@@ -139,7 +139,7 @@ def place(
         if leaf.shape != expected[path]:
             raise ModelError(f"weight '{path}' is {leaf.shape}; expected {expected[path]}")
         where = sharding(path, leaf.shape) if sharding else None
-        if rounded and is_kernel(path):
+        if rounded is not None and is_kernel(path):
             placed[path] = _fill_rounded(path, leaf.shape, rounded, sharding)
         elif not base.is_float and is_kernel(path):
             placed[path] = _fill_quantized(path, leaf, base.of(path), sharding)

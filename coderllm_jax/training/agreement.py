@@ -15,13 +15,15 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from coderllm_jax.errors import RunError
+from coderllm_jax.errors import RunError, UserError
 
 T = TypeVar("T")
 
 
 def first_decides(decide: Callable[[], T]) -> T:
-    """What process 0 answers, or its RunError, in every process. Only process 0 calls `decide`.
+    """What process 0 answers, in every process. Only process 0 calls `decide`.
+
+    Its UserError is a RunError of the same words in every process.
 
     The answer is sent as JSON: the others get a list where process 0 gave a tuple.
     """
@@ -31,7 +33,7 @@ def first_decides(decide: Callable[[], T]) -> T:
     if jax.process_index() == 0:
         try:
             answer = {"value": decide()}
-        except RunError as error:
+        except UserError as error:
             answer = {"error": str(error)}
     text = json.dumps(answer).encode()
     with jax.transfer_guard("allow"):  # the loop forbids copies that nobody asked for

@@ -9,7 +9,7 @@ the kernels it was trained on. The first process makes them, on one device, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -21,16 +21,18 @@ from coderllm_jax.errors import RunError
 from coderllm_jax.model.calibration import round_layers
 from coderllm_jax.model.mapped import sha256_of
 from coderllm_jax.model.precision import Precision
-from coderllm_jax.model.quantization import BaseFormat
+from coderllm_jax.model.quantization import BaseFormat, Quantized
 from coderllm_jax.model.rounded_file import RoundedKernels, open_kernels, write_kernels
 from coderllm_jax.model.weights import OpenedModel
 from coderllm_jax.records import PackedBatch
-from coderllm_jax.training.distributed import barrier, is_first
+from coderllm_jax.training.agreement import first_decides
 from coderllm_jax.training.inputs import Inputs
-from coderllm_jax.training.run_folder import RunFolder
+from coderllm_jax.training.run_folder import RunFolder, read_json
 
 # Rows go through a layer in batches of about so many positions.
 _BATCH_TOKENS = 2048
+# Of a longer row the beginning: what a layer sees of all heads at once grows with its square.
+_LONGEST_ROW = 2048
 
 
 def is_calibrated(config: TrainingConfig) -> bool:
@@ -47,44 +49,62 @@ def calibrated_kernels(
     base: BaseFormat,
     precision: Precision,
     note: Callable[[str], None],
-) -> RoundedKernels:
-    """The kernels in the run's folder, made first where the run begins.
+) -> tuple[RoundedKernels, str]:
+    """The kernels in the run's folder, made first where the run begins, and the file's sha256.
 
     RunError where the folder's run has others, or has lost them.
     """
+    base.check(opened.architecture)  # here and not in one process alone
+    data, lora = config.data, config.lora
     origin = {
         "base": base.base,
         "base_int8": list(base.int8),
         "model_sha256": opened.sha256,
         "data_sha256": inputs.sha256,
-        "tokens": config.lora.base_tokens,
-        "sequence_length": config.data.sequence_length,
+        "base_tokens": lora.base_tokens,
+        "sequence_length": data.sequence_length,
+        "on_long_example": data.on_long_example,
+        "packing": data.packing,
         "seed": config.seed,
+        "precision": precision.name,
     }
-    if is_first() and not _has(folder, origin):
-        batches = first_rows(inputs.rows, config.lora.base_tokens)
-        num_rows = sum(len(batch.inputs) for batch in batches)
-        note(f"rounding {config.model_name} to {base.base} on {num_rows} rows")
-        # Alone among several processes: nothing here may wait for another device.
-        with jax.default_device(jax.local_devices()[0]):
-            layers = round_layers(opened, batches, base=base, precision=precision)
-            write_kernels(folder.kernels, layers, opened.architecture, base=base, origin=origin)
-    barrier("kernels")
-    return open_kernels(folder.kernels)
+
+    def decide() -> str:
+        if not _has(folder, origin):
+            batches = first_rows(inputs.rows, lora.base_tokens)
+            rounded = round_layers(opened, batches, base=base, precision=precision)
+            layers = _told(rounded, opened.architecture.num_layers, base.in_words, note)
+            # Alone among several processes: nothing here may wait for another device.
+            with jax.default_device(jax.local_devices()[0]):
+                write_kernels(folder.kernels, layers, opened.architecture, base=base, origin=origin)
+        return sha256_of(folder.kernels)
+
+    sha256 = first_decides(decide)
+    return open_kernels(folder.kernels), sha256
 
 
-def kernels_sha256(kernels: RoundedKernels) -> str:
-    """What tells these kernels from all others."""
-    return sha256_of(kernels.file)
+def _told(
+    layers: Iterator[dict[str, Quantized]], count: int, format: str, note: Callable[[str], None]
+) -> Iterator[dict[str, Quantized]]:
+    """The layers, each announced before it is made; a signal is obeyed then."""
+    for number in range(1, count + 1):
+        note(f"rounding layer {number} of {count} to {format}")
+        yield next(layers)
 
 
 def first_rows(rows: PackedRows, num_tokens: int) -> list[PackedBatch]:
     """As many of the first epoch's first rows as have `num_tokens` positions, as batches [B, L]."""
-    num_rows = min(-(-num_tokens // rows.sequence_length), len(rows.plan(0)))
+    length = min(rows.sequence_length, _LONGEST_ROW)
+    num_rows = min(-(-num_tokens // length), len(rows.plan(0)))
     chosen = [rows[place] for place in range(num_rows)]
-    size = max(1, _BATCH_TOKENS // rows.sequence_length)
+    size = max(1, _BATCH_TOKENS // length)
     return [
-        PackedBatch(*map(np.stack, zip(*chosen[start : start + size], strict=True)))
+        PackedBatch(
+            *(
+                np.stack(part)[:, :length]
+                for part in zip(*chosen[start : start + size], strict=True)
+            )
+        )
         for start in range(0, len(chosen), size)
     ]
 
@@ -92,6 +112,13 @@ def first_rows(rows: PackedRows, num_tokens: int) -> list[PackedBatch]:
 def _has(folder: RunFolder, origin: dict[str, Any]) -> bool:
     """Whether the folder's kernels are those; without a run in it, others may be replaced."""
     is_run = folder.manifest.is_file()
+    if is_run:
+        lora = read_json(folder.manifest).get("identity", {}).get("lora", {})
+        if "kernels_sha256" not in lora:
+            raise RunError(
+                f"{folder.path} holds another run and cannot be continued: lora.base_rounding was "
+                "'nearest', is 'calibrated'; restore this value or name another workdir"
+            )
     if not folder.kernels.is_file():
         if is_run:
             raise RunError(

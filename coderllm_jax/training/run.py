@@ -34,7 +34,7 @@ from coderllm_jax.model.sharding import (
 from coderllm_jax.model.weights import Dtype
 from coderllm_jax.records import EvalItem
 from coderllm_jax.training.adapter import save_adapter
-from coderllm_jax.training.calibrated import calibrated_kernels, is_calibrated, kernels_sha256
+from coderllm_jax.training.calibrated import calibrated_kernels, is_calibrated
 from coderllm_jax.training.checkpoint import Checkpoints
 from coderllm_jax.training.devices import peak_flops
 from coderllm_jax.training.distributed import must_agree
@@ -257,10 +257,10 @@ def open_run(
     note("tokenizing the rows")
     part = BatchPart(held.start, held.stop)
     inputs = read_inputs(config, opened.tokenizer, items, rows=rows, part=part)
-    base, kernels = lora_base(config), None
+    base, kernels, sha256 = lora_base(config), None, None
     if is_calibrated(config):
         opened = opened._replace(leaves=tuple(opened.leaves))  # read here and once more below
-        kernels = calibrated_kernels(
+        kernels, sha256 = calibrated_kernels(
             config, folder, opened, inputs, base=base, precision=precision, note=note
         )
     note(f"loading {config.model_name}")
@@ -275,15 +275,7 @@ def open_run(
     num_steps = inputs.num_steps(config)
     program = build_program(config, model, num_steps=num_steps, mesh=mesh)
     # The program has the weights; in full fine-tuning a second reference would keep a copy.
-    run = Run(
-        config,
-        folder,
-        model._replace(weights={}),
-        inputs,
-        program,
-        num_steps,
-        kernels_sha256(kernels) if kernels else None,
-    )
+    run = Run(config, folder, model._replace(weights={}), inputs, program, num_steps, sha256)
     must_agree("run", flatten(run.identity))
     if folder.manifest.is_file():
         folder.check_identity(run.identity)

@@ -10,14 +10,18 @@ import numpy as np
 import pytest
 
 from coderllm_jax.config import TrainingConfig
-from coderllm_jax.errors import ModelError, RunError
+from coderllm_jax.data.tokenizer import ByteTokenizer
+from coderllm_jax.errors import ConfigError, ModelError, ResumableError, RunError
 from coderllm_jax.generation.trained import load_trained
-from coderllm_jax.model.load import load_model
+from coderllm_jax.model.load import load_model, open_model
 from coderllm_jax.model.lora import PRODUCTS
 from coderllm_jax.model.precision import FLOAT32
 from coderllm_jax.model.quantization import BaseFormat, dequantize_weights
 from coderllm_jax.model.rounded_file import open_kernels
 from coderllm_jax.train import train_model
+from coderllm_jax.training import calibrated
+from coderllm_jax.training.calibrated import calibrated_kernels, first_rows
+from coderllm_jax.training.inputs import read_inputs
 from coderllm_jax.training.run_folder import RunFolder
 
 
@@ -88,7 +92,7 @@ def test_a_run_goes_on_with_the_kernels_it_has(folder):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"lora.base_tokens": 400}, "tokens was 384, is 400"),
+        ({"lora.base_tokens": 400}, "base_tokens was 384, is 400"),
         ({"lora.base": "int4"}, "base was 'nf4', is 'int4'"),
         ({"lora.base_int8": ("key",)}, r"base_int8 was \[\], is \['key'\]"),
         ({"lora.base_rounding": "nearest"}, "lora.base_rounding was 'calibrated', is None"),
@@ -105,7 +109,7 @@ def test_a_run_that_has_lost_them_says_so(folder):
     (folder / "run" / "kernels.safetensors").unlink()
     with pytest.raises(RunError, match=r"kernels\.safetensors is missing, on which"):
         again(folder)
-    with pytest.raises(RunError, match=r"kernels that its run rounded.*copy the file"):
+    with pytest.raises(RunError, match=r"kernels that its run rounded, .*copy the file"):
         load(folder / "run")
 
 
@@ -118,7 +122,59 @@ def test_without_a_run_other_kernels_are_replaced(folder):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     again(folder, **{"steps": 1, "lora.base_tokens": 100})
     assert run.kernels.read_bytes() != before
-    assert open_kernels(run.kernels).origin["tokens"] == 100
+    assert open_kernels(run.kernels).origin["base_tokens"] == 100
+
+
+def test_another_start_waits_for_nobody_and_touches_nothing(folder):
+    """The folder is this run's while it rounds; a second one would write into the same file."""
+    run = RunFolder(folder / "run")
+    run.kernels.unlink()
+    with run.locked(), pytest.raises(RunError, match="in use by another run"):
+        again(folder)
+    assert not list(run.path.glob("*kernels*"))
+
+
+def test_a_run_on_nearest_levels_goes_on_as_that_alone(tmp_path):
+    config = card(tmp_path)
+    config.update_from_flattened_dict({"steps": 1, "lora.base_rounding": "nearest"})
+    train_model(config)
+    with pytest.raises(RunError, match="base_rounding was 'nearest', is 'calibrated'"):
+        again(tmp_path)
+
+
+def test_floats_are_not_rounded(tmp_path):
+    with pytest.raises(ConfigError, match=r"base_rounding is calibrated and lora\.base is float"):
+        again(tmp_path, **{"lora.base": "float"})
+
+
+def test_a_signal_is_obeyed_between_layers(tmp_path):
+    """What says how far it is may end it, and leaves no half of a file."""
+    folder = RunFolder(tmp_path)
+    config = TrainingConfig.from_config_dict(card(tmp_path))
+    opened = open_model("tiny", dtype="float32", cache_dir="unused")
+    inputs = read_inputs(config, opened.tokenizer, None)
+
+    def note(text):
+        if "layer 2" in text:
+            raise ResumableError(text)
+
+    base = BaseFormat("nf4")
+    with pytest.raises(ResumableError, match=r"rounding layer 2 of \d+ to nf4"):
+        calibrated_kernels(config, folder, opened, inputs, base=base, precision=FLOAT32, note=note)
+    assert not list(tmp_path.glob("*kernels*"))
+
+
+def test_long_rows_are_cut_to_their_beginning(tmp_path, monkeypatch):
+    monkeypatch.setattr(calibrated, "_LONGEST_ROW", 16)
+    monkeypatch.setattr(calibrated, "_BATCH_TOKENS", 40)
+    config = TrainingConfig.from_config_dict(card(tmp_path))
+    rows = read_inputs(config, ByteTokenizer(), None).rows
+    batches = first_rows(rows, 47)
+    assert [batch.inputs.shape for batch in batches] == [(2, 16), (1, 16)]
+    np.testing.assert_array_equal(batches[1].segments[0], rows[2].segments[:16])
+    assert len(np.concatenate([batch.inputs for batch in first_rows(rows, 10**9)])) == len(
+        rows.plan(0)
+    )
 
 
 def test_a_copied_adapter_takes_the_file_along(folder, tmp_path):
@@ -145,7 +201,7 @@ def test_damaged_kernels_are_not_taken(folder):
 
 
 def test_kernels_of_8_bits_have_nothing_to_gain(tmp_path):
-    config = card(tmp_path, base_int8=())
+    config = card(tmp_path)
     config.lora.base = "int8"
     config.steps = 1
     train_model(config)
