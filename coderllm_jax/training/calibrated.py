@@ -98,14 +98,10 @@ def first_rows(rows: PackedRows, num_tokens: int) -> list[PackedBatch]:
     num_rows = min(-(-num_tokens // length), len(rows.plan(0)))
     chosen = [rows[place] for place in range(num_rows)]
     size = max(1, _BATCH_TOKENS // length)
+    groups = [chosen[start : start + size] for start in range(0, len(chosen), size)]
     return [
-        PackedBatch(
-            *(
-                np.stack(part)[:, :length]
-                for part in zip(*chosen[start : start + size], strict=True)
-            )
-        )
-        for start in range(0, len(chosen), size)
+        PackedBatch(*(np.stack(part)[:, :length] for part in zip(*group, strict=True)))
+        for group in groups
     ]
 
 

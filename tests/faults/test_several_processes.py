@@ -189,6 +189,23 @@ def assert_same_run(workdir: Path, whole: Path) -> None:
     assert max(times) - min(times) <= 1  # once an epoch
 
 
+@pytest.mark.long
+def test_two_processes_round_the_kernels_of_one_and_fail_together(lab: Lab) -> None:
+    """The first rounds them, and what it finds wrong all of them say."""
+    rounded = {"steps": 4, "lora__base": "nf4", "lora__base_rounding": "calibrated"}
+    runs = [*lab.launch_pair("rounded-pair", **rounded), lab.launch("rounded", **rounded)]
+    for each in runs:
+        ended = each.wait()
+        assert ended.code == 0, ended.err
+    files = [lab.folder / name / "kernels.safetensors" for name in ("rounded-pair", "rounded")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    for each in lab.launch_pair("rounded-pair", **rounded, lora__base_tokens=999):
+        ended = each.wait()
+        assert ended.code == 1, ended.err
+        assert "base_tokens was 16384, is 999" in ended.last_line
+        assert "Traceback" not in ended.err
+
+
 # -------------------------------------------------------------- another configuration
 
 
