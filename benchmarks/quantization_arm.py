@@ -201,18 +201,18 @@ def measure_base(arm: str, folder: Path, *, num_steps: int) -> dict[str, Any]:
         model = _load(config, mesh, kernels)
     load_s = time.process_time() - started
     leaves = jax.tree.leaves(model.weights)
-    kernels = [model.weights["blocks"][name] for name in PRODUCTS]
+    stacks = [model.weights["blocks"][name] for name in PRODUCTS]
     shapes = model.architecture.weight_shapes()["blocks"]
     num_weights = sum(math.prod(shapes[name]) for name in PRODUCTS)
     sizes = {
         "weights_bytes": sum(leaf.nbytes for leaf in leaves),
-        "kernels_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(kernels)),
-        "kernels_bits": 8 * sum(leaf.nbytes for leaf in jax.tree.leaves(kernels)) / num_weights,
+        "kernels_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(stacks)),
+        "kernels_bits": 8 * sum(leaf.nbytes for leaf in jax.tree.leaves(stacks)) / num_weights,
         # The largest thing that is read at once: the embedding, which is a single tensor.
         "tensor_bytes": model.weights["embedding"].nbytes,
     }
     program = build_program(config, model, num_steps=100, mesh=mesh)
-    del model, leaves, kernels
+    del model, leaves, stacks
     batch = program.put_batch(load_batches(folder / "batch.npz")[0])
     with Memory() as stepping:
         figures, times = {}, []
@@ -319,7 +319,7 @@ def measure_activations(folder: Path) -> dict[str, Any]:
     return {
         "layers": [
             {name: float(value) for name, value in found.items()}
-            for found in walk_blocks(model, batch, largest, with_results=True)
+            for found in walk_blocks(model, batch, largest)
         ]
     }
 
@@ -328,13 +328,8 @@ def walk_blocks(
     model: Any,
     batch: Any,
     look: Callable[[str, Any], Any],
-    *,
-    with_results: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """A layer after another in float32: what `look` says of every product's operand, by its name.
-
-    With results, of "name in", "name out" and "stream" instead.
-    """
+    """A layer after another in float32: what `look` says of "name in", "name out" and "stream"."""
     import jax
     import jax.numpy as jnp
 
@@ -352,10 +347,7 @@ def walk_blocks(
 
         def project(name: str, x: jax.Array) -> jax.Array:
             y = contract(PRODUCTS[name], x, layer[name], FLOAT32)
-            if with_results:
-                seen[f"{name} in"], seen[f"{name} out"] = look(name, x), look(name, y)
-            else:
-                seen[name] = look(name, x)
+            seen[f"{name} in"], seen[f"{name} out"] = look(name, x), look(name, y)
             return y
 
         def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -378,7 +370,7 @@ def walk_blocks(
             options=options,
             project=project,
         )
-        return x, {**seen, "stream": look("stream", x)} if with_results else seen
+        return x, {**seen, "stream": look("stream", x)}
 
     x = embed(model.weights, jnp.asarray(batch.inputs), options=options)
     for i in range(architecture.num_layers):

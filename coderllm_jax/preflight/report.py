@@ -15,6 +15,7 @@ from coderllm_jax.preflight.costs import Collective
 from coderllm_jax.preflight.preflighting import Preflight, Winner
 from coderllm_jax.preflight.roofline import Bound, mfu, tokens_per_day
 from coderllm_jax.preflight.screen import Screened
+from coderllm_jax.training.calibrated import is_calibrated
 
 _GIB = 2**30
 _MOST_REMEDIES = 12
@@ -31,6 +32,11 @@ def describe(found: Preflight) -> str:
     for winner in found.winners:
         lines += ["", *_winner_lines(winner, found)]
     lines += ["", _verdict(found)]
+    if is_calibrated(found.config):
+        lines.append(
+            "not looked at: lora.base_rounding=calibrated, for which one chip holds a layer's "
+            "floats and their inputs' products before the first step"
+        )
     if not found.fits:
         lines += _remedy_lines(found)
     return "\n".join(lines)

@@ -112,6 +112,18 @@ def test_the_table_has_memory_work_collectives_bound_and_the_plans_options(asked
         assert part in text, part
 
 
+@pytest.mark.parametrize(
+    ("lora", "is_said"),
+    [
+        ({}, False),
+        ({"lora__base": "int8", "lora__base_rounding": "calibrated"}, False),
+        ({"lora__base": "nf4", "lora__base_rounding": "calibrated"}, True),
+    ],
+)
+def test_what_nobody_looked_at_is_said(asked, lora, is_said):
+    assert ("not looked at: lora.base_rounding" in describe(preflight(**lora))) == is_said
+
+
 def test_what_is_to_spare_is_what_the_larger_step_leaves(asked):
     asked.answers["evaluation"] = compiled("evaluation", needed=15.0)
     said = "FITS, with 0.75 GiB of every chip to spare in the evaluation step: --config.mesh"
