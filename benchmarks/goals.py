@@ -38,6 +38,6 @@ class Ratio(NamedTuple):
 def ratio_lines(ratios: Sequence[Ratio]) -> str:
     """The ratios, each with its goal and whether it is met."""
     return "\n".join(
-        f"{ratio.name:<46}{ratio.value:>7.2f}   {ratio.goal:<13}{ratio.verdict}".rstrip()
+        f"{ratio.name:<46}{ratio.value:>8.3f}   {ratio.goal:<14}{ratio.verdict}".rstrip()
         for ratio in ratios
     )
