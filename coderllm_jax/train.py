@@ -205,9 +205,14 @@ def _train(config: TrainingConfig, folder: RunFolder, started: float) -> Trainin
         if is_first():
             barrier("data is prepared")
         with contextlib.ExitStack() as stack:
-            # From here on the folder is written to: rounded kernels come before the first step.
-            first_decides(lambda: stack.enter_context(folder.locked()))
-            run = open_run(config, folder, items, note=note)
+
+            @functools.cache
+            def hold() -> None:
+                """Takes the folder before the first write; mistakes found earlier leave none."""
+                first_decides(lambda: stack.enter_context(folder.locked()))
+
+            run = open_run(config, folder, items, note=note, hold=hold)
+            hold()
             return _run(run, started, progress=progress, signals=signals, watchdog=watchdog)
 
 

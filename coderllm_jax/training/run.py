@@ -231,8 +231,11 @@ def open_run(
     items: Sequence[EvalItem] | None,
     *,
     note: Callable[[str], None],
+    hold: Callable[[], None],
 ) -> Run:
     """Loads the model, reads the data and builds the program; see `read_inputs` about `items`.
+
+    hold: takes the folder for this run, before anything is written into it.
 
     What is cheap comes first: the mesh, then the rows, then the model. Raises RunError where the
     folder's run is not the one that `config` asks for, and ConfigError where another process has
@@ -260,6 +263,7 @@ def open_run(
     base, kernels, sha256 = lora_base(config), None, None
     if is_calibrated(config):
         opened = opened._replace(leaves=tuple(opened.leaves))  # read here and once more below
+        hold()
         kernels, sha256 = calibrated_kernels(
             config, folder, opened, inputs, base=base, precision=precision, note=note
         )

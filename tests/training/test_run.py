@@ -72,17 +72,17 @@ def test_begins_anew_goes_on_and_never_goes_back(tmp_path: Path) -> None:
 
 
 def open_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    def load_model(*args: Any, **options: Any) -> Any:
-        raise AssertionError("a model was loaded")
+    def open_model(*args: Any, **options: Any) -> Any:
+        raise AssertionError("a model was opened")
 
-    monkeypatch.setattr(run_module, "load_model", load_model)
+    monkeypatch.setattr(run_module, "open_model", open_model)
     values = TrainingConfig.create_default()
     values.data.path = str(path / "absent.jsonl")
     config = TrainingConfig.from_config_dict(values)
-    return open_run(config, RunFolder(path), None, note=lambda text: None)
+    return open_run(config, RunFolder(path), None, note=lambda text: None, hold=lambda: None)
 
 
-def test_rows_that_are_not_there_are_told_before_a_model_is_loaded(
+def test_rows_that_are_not_there_are_told_before_a_model_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(DataError, match=r"absent\.jsonl"):
