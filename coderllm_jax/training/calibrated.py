@@ -66,7 +66,7 @@ def calibrated_kernels(
         "on_long_example": data.on_long_example,
         "packing": data.packing,
         "seed": config.seed,
-        "precision": precision.name,
+        "precision": config.step.precision,  # as asked: a run may go on elsewhere
     }
 
     def decide() -> str:
