@@ -9,6 +9,7 @@ at a time; read as leaves that are mapped when they are asked for.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import math
@@ -21,7 +22,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from coderllm_jax.errors import ModelError
+from coderllm_jax.errors import DeviceError, ModelError
 from coderllm_jax.model.architecture import Architecture
 from coderllm_jax.model.lora import is_kernel
 from coderllm_jax.model.mapped import MappedTensor
@@ -64,7 +65,10 @@ def write_kernels(
     base: BaseFormat,
     origin: Mapping[str, Any],
 ) -> None:
-    """Writes what `calibration.round_layers` yields, as it comes."""
+    """Writes what `calibration.round_layers` yields, as it comes.
+
+    Raises DeviceError where there is no room.
+    """
     parts = _parts(architecture, base)
     header: dict[str, Any] = {"__metadata__": {"origin": json.dumps(dict(origin))}}
     offset = 0
@@ -82,8 +86,13 @@ def write_kernels(
     unfinished = file.with_name(f".{file.name}.unfinished")
     try:
         _write(unfinished, len(text).to_bytes(8, "little") + text, layers, parts)
-    except BaseException:
+    except BaseException as error:
         unfinished.unlink(missing_ok=True)  # a full disk gets its room back
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DeviceError(
+                f"{file}: no room for {(8 + len(text) + offset) / 1e6:,.0f} MB of rounded kernels; "
+                "free some, or name another workdir"
+            ) from error
         raise
     unfinished.replace(file)
 

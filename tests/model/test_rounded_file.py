@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from coderllm_jax.errors import ModelError
+from coderllm_jax.errors import DeviceError, ModelError
 from coderllm_jax.model.architecture import TINY
 from coderllm_jax.model.load import load_model
 from coderllm_jax.model.quantization import BaseFormat, Quantized, quantize_kernel
@@ -78,6 +79,18 @@ def test_a_writer_that_is_stopped_leaves_what_was_there(file, layers):
         write_kernels(file, stopped(), TINY, base=FORMAT, origin=ORIGIN)
     assert file.read_bytes() == before
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_full_disk_is_said_and_gets_its_room_back(file, layers, monkeypatch):
+    def full(number):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = file.read_bytes()
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DeviceError, match="no room for 0 MB of rounded kernels; free some"):
+        write_kernels(file, layers, TINY, base=FORMAT, origin=ORIGIN)
+    assert list(file.parent.iterdir()) == [file]
+    assert file.read_bytes() == before
 
 
 @pytest.mark.parametrize(

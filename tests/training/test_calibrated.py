@@ -15,7 +15,7 @@ from coderllm_jax.errors import ConfigError, ModelError, ResumableError, RunErro
 from coderllm_jax.generation.trained import load_trained
 from coderllm_jax.model.load import load_model, open_model
 from coderllm_jax.model.lora import PRODUCTS
-from coderllm_jax.model.precision import FLOAT32
+from coderllm_jax.model.precision import FLOAT32, PRECISIONS
 from coderllm_jax.model.quantization import BaseFormat, dequantize_weights
 from coderllm_jax.model.rounded_file import open_kernels
 from coderllm_jax.train import train_model
@@ -87,6 +87,23 @@ def test_a_run_goes_on_with_the_kernels_it_has(folder):
     before = run.kernels.read_bytes(), run.kernels.stat().st_mtime_ns
     again(folder)
     assert (run.kernels.read_bytes(), run.kernels.stat().st_mtime_ns) == before
+
+
+def test_a_run_goes_on_with_them_where_numbers_have_another_format(folder):
+    """`step.precision=auto` is another format on another kind of device."""
+    config = TrainingConfig.from_config_dict(card(folder))
+    opened = open_model("tiny", dtype="float32", cache_dir="unused")
+    _, sha256 = calibrated_kernels(
+        config,
+        RunFolder(folder / "run"),
+        opened,
+        read_inputs(config, opened.tokenizer, None),
+        base=BaseFormat("nf4"),
+        precision=PRECISIONS["bfloat16"],
+        note=pytest.fail,
+    )
+    adapter = json.loads((folder / "run" / "adapter" / "adapter_config.json").read_text())
+    assert sha256 == adapter["kernels_sha256"]
 
 
 @pytest.mark.parametrize(
