@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import subprocess
@@ -165,3 +166,17 @@ def test_they_lie_on_a_mesh_as_kernels_that_are_rounded_there(file):
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_kernels_of_another_shape_are_not_placed(file):
+    kernels = open_kernels(file)
+    narrow = dataclasses.replace(TINY, feed_forward=TINY.feed_forward // 2)
+    leaves = random_leaves(narrow, seed=0)
+    with pytest.raises(ModelError, match=r"weight 'blocks/ffw_gating/codes' is .*; expected"):
+        place(leaves, narrow, dtype="float32", base=FORMAT, rounded=kernels.leaves)
+
+
+def test_a_kernel_that_the_file_lacks_is_named(file):
+    leaves = {path: leaf for path, leaf in open_kernels(file).leaves.items() if "key" not in path}
+    with pytest.raises(ModelError, match=r"'blocks/key' is not among the rounded kernels"):
+        place(random_leaves(TINY, seed=0), TINY, dtype="float32", base=FORMAT, rounded=leaves)
