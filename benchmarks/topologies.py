@@ -28,6 +28,8 @@ from typing import Any, NamedTuple
 
 from absl import app, flags
 
+from coderllm_jax.preflight.screen import RESERVE
+
 _LENGTH = 2048
 _GIB = 2**30
 _DOES_NOT_FIT = 3
@@ -180,7 +182,8 @@ def too_large_lines(answer: Mapping[str, Any]) -> Iterator[str]:
     nearest = answer["screened"][0]
     yield (
         f"nearest: {_mesh(nearest)}, batch {nearest['batch_size']}: "
-        f"{_gib(nearest['memory_bytes'])} GiB of {_gib(answer['chip_memory_bytes'])}"
+        f"{_gib(nearest['memory_bytes'])} GiB of {_gib(answer['chip_memory_bytes'])}, of which the "
+        f"screen leaves {RESERVE:.0%} to what it does not reckon"
     )
     for remedy in answer["remedies"][:8]:
         yield f"{remedy['change']}: {_gib(remedy['memory_bytes'])} GiB"

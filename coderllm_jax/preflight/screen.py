@@ -24,7 +24,7 @@ from coderllm_jax.training.step import lora_base
 
 # What the formulas leave out, as a part of the chip's memory: what XLA laid out was up to a ninth
 # more (benchmarks/topologies.md).
-_RESERVE = 0.12
+RESERVE = 0.12
 _SHORTEST_ROW = 256
 # Larger slices that are looked at, of one kind of chip.
 _MOST_SLICES = 4
@@ -43,7 +43,7 @@ class Screened(NamedTuple):
     @property
     def spare_bytes(self) -> float:
         """What is left of the memory a plan should use; negative: what is missing."""
-        limit = self.plan.slice.chip.memory_bytes * (1 - _RESERVE)
+        limit = self.plan.slice.chip.memory_bytes * (1 - RESERVE)
         return limit - self.estimate.memory_bytes
 
     @property

@@ -96,6 +96,7 @@ def test_what_is_too_large_is_told_with_what_would_help():
     text = tell({}, answer)
     assert f"## {TOO_LARGE.title}, which does not fit" in text
     assert "- lora.base=nf4: 5.00 GiB" in text
+    assert ", of which the screen leaves 12% to what it does not reckon" in text
 
 
 def test_every_cell_is_a_command_that_a_person_can_type():
