@@ -3,7 +3,7 @@
 Run      python -m coderllm_jax.train --config=configs/qlora.py
 Data     configs/data.py (optax), prepared first where there is none
 Size     kernels of 4.5 bits a weight instead of 16 or 32; the embedding stays as it is
-Takes    a minute or two more than configs/lora.py before the first step, in which kernels are
+Takes    two or three minutes more than configs/lora.py before the first step, in which kernels are
          rounded for what 64 of the rows send through them, and a little longer for every step
 Expect   evaluation loss 5.27 to 2.61 (configs/lora.py: 5.25 to 2.55; kernels rounded to the nearest
          level, `--config.lora.base_rounding=nearest`: 5.49 to 2.65)
